@@ -1,0 +1,6 @@
+//! Number kernels of lapwing: quantised block formats, matrix products, attention.
+//!
+//! This crate knows numbers only. It never opens files, knows no metadata keys and prints nothing.
+//! All instruction-set specific code, all threads and nearly all `unsafe` of the project live here.
+pub mod format;
+pub mod isa;

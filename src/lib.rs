@@ -1,0 +1,6 @@
+//! lapwing: a self-contained CPU runtime for quantised language models.
+//!
+//! The library half has no terminal in it: an engine holds a model and its worker team, a session holds
+//! tokens and their cache. The program half (`commands`) is built with the default feature `cli`.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
