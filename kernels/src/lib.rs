@@ -2,5 +2,15 @@
 //!
 //! This crate knows numbers only. It never opens files, knows no metadata keys and prints nothing.
 //! All instruction-set specific code, all threads and nearly all `unsafe` of the project live here.
+pub mod activation;
+pub mod acts;
+pub mod attention;
 pub mod format;
 pub mod isa;
+pub mod kv;
+pub mod linear;
+pub mod norm;
+pub mod rope;
+pub mod team;
+
+pub use format::TensorType;

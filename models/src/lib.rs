@@ -1,6 +1,14 @@
 //! The meaning of model files: GGUF, tokenisers, chat templates, architectures and the decoder.
 //!
 //! Uses `lapwing-kernels` for all arithmetic. Never touches threads, instruction sets or the terminal.
+pub mod arch;
+pub mod chat_template;
+pub mod decoder;
 pub mod error;
+pub mod gguf;
+pub mod kv_cache;
+pub mod model;
+pub mod os;
+pub mod tokenizer;
 
 pub use error::{Class, Error, Result};

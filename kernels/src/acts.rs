@@ -1,0 +1,1 @@
+//! Activations, quantised to 8 bits in blocks of 32.

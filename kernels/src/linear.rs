@@ -1,0 +1,1 @@
+//! Matrix products of quantised or float weights with activations.

@@ -1,0 +1,1 @@
+//! The worker team: a leader and spinning followers that share one kernel at a time.

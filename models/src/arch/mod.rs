@@ -1,0 +1,1 @@
+//! Architectures as data: metadata to a decoder specification.

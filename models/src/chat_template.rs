@@ -1,0 +1,1 @@
+//! Chat templates through minijinja, rendered to segments of known origin.

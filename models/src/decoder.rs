@@ -1,0 +1,1 @@
+//! The one forward pass, which reads a decoder specification.

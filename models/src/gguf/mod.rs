@@ -1,0 +1,1 @@
+//! GGUF files: bounded reader, writer and the memory map.

@@ -1,0 +1,1 @@
+//! The key/value cache of a session: reference-counted blocks of 64 positions.

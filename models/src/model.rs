@@ -1,0 +1,1 @@
+//! A model file opened: specification, weights in the map, tokeniser.
