@@ -1,4 +1,8 @@
-//! The `lapwing` program: parses the command line and calls the library.
+//! The `lapwing` program: parses the command line, runs one command, turns its outcome into an exit code.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod commands;
+
+fn main() -> std::process::ExitCode {
+    commands::main()
+}

@@ -1,0 +1,11 @@
+//! `lapwing cpu`.
+use super::Ui;
+
+/// Arguments of `lapwing cpu`.
+#[derive(clap::Args, Debug)]
+pub struct Args {}
+
+/// Runs the command.
+pub fn run(_args: Args, _ui: &Ui) -> anyhow::Result<()> {
+    anyhow::bail!("not here yet")
+}

@@ -1,0 +1,89 @@
+//! Where models are: `$LAPWING_MODELS` (folders, as in `PATH`), then `lapwing/models` of the XDG data folder.
+use std::path::{Path, PathBuf};
+
+use lapwing_models::{Class, Error, Result};
+
+/// File-name start of the model that `quickstart` fetches and `lapwing chat` takes when given none.
+pub const DEFAULT_MODEL: &str = "smollm2-135m-instruct-q4_1";
+
+/// The folders searched for models, best first; they need not exist.
+pub fn model_folders() -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> =
+        std::env::var_os("LAPWING_MODELS").iter().flat_map(std::env::split_paths).collect();
+    folders.extend(data_folder().map(|folder| folder.join("models")));
+    folders.retain(|folder| !folder.as_os_str().is_empty());
+    folders
+}
+
+/// `lapwing` in the XDG data folder, if this user has a home.
+pub fn data_folder() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_DATA_HOME")
+        .or_else(|| Some(absolute("HOME")?.join(".local/share")))
+        .map(|folder| folder.join("lapwing"))
+}
+
+/// The file that `name` means: itself when it is a path, else a file of the model folders whose name (with or
+/// without `.gguf`) equals it, else the only one that starts with it; letters compare without case.
+///
+/// # Errors
+/// A usage error that lists what there is when nothing, or more than one file, fits.
+pub fn model(name: &Path) -> Result<PathBuf> {
+    let is_path = name.components().count() > 1 || name.is_absolute() || name.exists();
+    let text = name.to_string_lossy().to_lowercase();
+    if is_path || text.ends_with(".gguf") && model_folders().is_empty() {
+        return Ok(name.to_path_buf());
+    }
+    let known = known_models();
+    let stem = |path: &PathBuf| path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+    let wanted = text.strip_suffix(".gguf").unwrap_or(&text);
+    if let Some(path) = known.iter().find(|path| stem(path) == wanted) {
+        return Ok(path.clone());
+    }
+    let starting: Vec<_> = known.iter().filter(|path| stem(path).starts_with(wanted)).collect();
+    match starting.as_slice() {
+        [path] => Ok((*path).clone()),
+        [] => Err(Error::new(Class::Usage, format!("no model named {}", name.display()))
+            .advice(format!("give a path, or one of: {}", names(&known)))),
+        several => Err(Error::new(Class::Usage, format!("several models start with {}", name.display()))
+            .advice(format!("say which: {}", names(several.iter().copied())))),
+    }
+}
+
+/// The default model's file.
+///
+/// # Errors
+/// A usage error that says how to get it when it is not there.
+pub fn default_model() -> Result<PathBuf> {
+    known_models()
+        .into_iter()
+        .find(|path| path.file_stem().is_some_and(|stem| stem.eq_ignore_ascii_case(DEFAULT_MODEL)))
+        .ok_or_else(|| {
+            Error::new(Class::Usage, "no model given, and the default model is not here")
+                .advice("run ./quickstart to fetch it, or give the path of a GGUF file: lapwing chat MODEL")
+        })
+}
+
+/// The GGUF files in the model folders; of a name in several folders, the first. Sorted within a folder.
+pub fn known_models() -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = Vec::new();
+    for folder in model_folders() {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        let mut files: Vec<_> = entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")))
+            .filter(|path| !found.iter().any(|f| f.file_name() == path.file_name()))
+            .collect();
+        files.sort();
+        found.extend(files);
+    }
+    found
+}
+
+/// Names of model files for a message.
+fn names<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> String {
+    let names: Vec<_> =
+        paths.into_iter().filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect();
+    if names.is_empty() { "(none here; ./quickstart fetches one)".to_owned() } else { names.join(", ") }
+}

@@ -1,0 +1,85 @@
+//! The commands of the program. Each is one file with a `pub struct Args` (clap) and
+//! `pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()>`, and one line in [`commands!`] below.
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+mod fail;
+mod find;
+mod options;
+mod ui;
+
+mod bench;
+mod chat;
+mod cpu;
+mod inspect;
+mod perplexity;
+mod quantize;
+mod run;
+mod synth;
+mod tokenize;
+
+pub use options::{ModelArg, ModelOptions, SamplerOptions};
+pub use ui::{Output, Ui};
+
+/// Makes the subcommand enum and its dispatch from one list.
+macro_rules! commands {
+    ($($(#[$doc:meta])* $variant:ident => $module:ident,)*) => {
+        #[derive(Subcommand)]
+        enum Command {
+            $($(#[$doc])* $variant($module::Args),)*
+        }
+
+        impl Command {
+            fn run(self, ui: &Ui) -> anyhow::Result<()> {
+                match self {
+                    $(Command::$variant(args) => $module::run(args, ui),)*
+                }
+            }
+        }
+    };
+}
+
+commands! {
+    /// Chat with a model
+    Chat => chat,
+    /// Print one answer to a prompt
+    Run => run,
+    /// Measure tokens per second
+    Bench => bench,
+    /// Measure perplexity, or divergence from another model's logits
+    Perplexity => perplexity,
+    /// Turn text into token ids
+    Tokenize => tokenize,
+    /// Show what a model or adapter is and what it will cost
+    Inspect => inspect,
+    /// Make a model file of random weights in a real shape
+    Synth => synth,
+    /// Write a model in another type
+    Quantize => quantize,
+    /// Show instruction sets, measured limits and thread advice
+    Cpu => cpu,
+}
+
+/// A self-contained CPU runtime for quantised language models.
+#[derive(Parser)]
+#[command(name = "lapwing", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    ui: ui::UiOptions,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Parses the process's arguments, runs the command and returns its exit code (docs: README, "Exit codes").
+pub fn main() -> ExitCode {
+    let cli = match Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => return fail::usage(&error),
+    };
+    let ui = Ui::new(cli.ui);
+    match cli.command.run(&ui) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail::failure(&error, ui.output),
+    }
+}

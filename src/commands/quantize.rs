@@ -1,0 +1,11 @@
+//! `lapwing quantize`.
+use super::Ui;
+
+/// Arguments of `lapwing quantize`.
+#[derive(clap::Args, Debug)]
+pub struct Args {}
+
+/// Runs the command.
+pub fn run(_args: Args, _ui: &Ui) -> anyhow::Result<()> {
+    anyhow::bail!("not here yet")
+}
