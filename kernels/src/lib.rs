@@ -13,4 +13,4 @@ pub mod norm;
 pub mod rope;
 pub mod team;
 
-pub use format::TensorType;
+pub use format::{EncodeError, TensorType, decode_row, encode_row, random_row};

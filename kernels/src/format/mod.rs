@@ -1,4 +1,122 @@
 //! Block formats of GGUF tensors, one file per format.
+//!
+//! A new format is a new file and a line in `tensor_type.rs` (beside its `mod` line here).
+mod block;
+mod fit;
+mod iq4_nl;
+mod iq4_xs;
+mod plain;
+mod q2_k;
+mod q3_k;
+mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
+mod q8_0;
 mod tensor_type;
 
-pub use tensor_type::TensorType;
+pub use block::{Bytes, as_blocks, as_blocks_mut};
+pub(crate) use tensor_type::with_format;
+pub use tensor_type::{TensorType, blocks};
+#[allow(unused_imports)] // For the kernels.
+pub(crate) use tensor_type::{with_plain, with_quantised};
+
+/// One block format: what its bytes mean.
+///
+/// Every function accepts any bytes as a block: scales may be infinite or NaN, and then so are the values.
+pub trait Format: Bytes {
+    /// The type of tensors made of these blocks.
+    const TYPE: TensorType;
+    /// Values in one block.
+    const BLOCK_LEN: usize;
+    /// Bytes of one block.
+    const BLOCK_BYTES: usize = size_of::<Self>();
+    /// Makes the block nearest to `BLOCK_LEN` finite values (plain types take any values); `None` for formats that
+    /// are only read.
+    const ENCODE: Option<fn(&[f32]) -> Self> = None;
+
+    /// The `BLOCK_LEN` values of the block, correctly rounded to f32; `out` has exactly that length.
+    fn decode(&self, out: &mut [f32]);
+
+    /// A synthetic block: finite values with mean 0 and about the standard deviation `std`, from random bits.
+    fn random(rng: &mut impl FnMut() -> u64, std: f32) -> Self;
+}
+
+/// Why a row could not be encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    /// This format is only read.
+    #[error("encoding to {0} is not supported")]
+    Unsupported(TensorType),
+    /// The output does not have the size of the row, or the row is not a whole number of blocks.
+    #[error("a row of {values} values does not fill {bytes} bytes of {ty}")]
+    Length {
+        /// The target type.
+        ty: TensorType,
+        /// Values given.
+        values: usize,
+        /// Bytes given.
+        bytes: usize,
+    },
+    /// A value that no quantised block can hold.
+    #[error("value {index} of the row is not finite")]
+    NotFinite {
+        /// Index in the row.
+        index: usize,
+    },
+}
+
+/// Decodes a row: `src` holds `ty.row_bytes(out.len())` bytes. Any bytes are accepted; infinite or NaN scales give
+/// infinite or NaN values.
+///
+/// # Panics
+/// When the lengths do not belong together; rows of a checked matrix always do.
+pub fn decode_row(ty: TensorType, src: &[u8], out: &mut [f32]) {
+    assert_eq!(ty.row_bytes(out.len()), Some(src.len()), "decode_row: lengths of a {ty} row");
+    with_format!(ty, F => {
+        for (block, out) in as_blocks::<F>(src).iter().zip(out.chunks_exact_mut(F::BLOCK_LEN)) {
+            block.decode(out);
+        }
+    });
+}
+
+/// Encodes a row of values into `dst`, which holds `ty.row_bytes(values.len())` bytes. f16 and bf16 round to nearest
+/// even; quantised blocks minimise the squared error, and hold values beyond the range of their f16 scale at its limit.
+///
+/// # Errors
+/// [`EncodeError`]: a type that is only read, lengths that do not belong together, or a NaN or infinity for a
+/// quantised type.
+pub fn encode_row(ty: TensorType, values: &[f32], dst: &mut [u8]) -> Result<(), EncodeError> {
+    if ty.row_bytes(values.len()) != Some(dst.len()) {
+        return Err(EncodeError::Length { ty, values: values.len(), bytes: dst.len() });
+    }
+    if ty.is_quantised()
+        && let Some(index) = values.iter().position(|v| !v.is_finite())
+    {
+        return Err(EncodeError::NotFinite { index });
+    }
+    with_format!(ty, F => {
+        let encode = F::ENCODE.ok_or(EncodeError::Unsupported(ty))?;
+        for (block, values) in as_blocks_mut::<F>(dst).iter_mut().zip(values.chunks_exact(F::BLOCK_LEN)) {
+            *block = encode(values);
+        }
+    });
+    Ok(())
+}
+
+/// Fills `dst`, a whole number of blocks of `ty`, with synthetic weights: finite values of mean 0 and about the
+/// standard deviation `std`. `rng` gives 64 random bits a call; the same bits give the same row.
+///
+/// # Panics
+/// When `dst` is not a whole number of blocks.
+pub fn random_row(ty: TensorType, rng: &mut impl FnMut() -> u64, std: f32, dst: &mut [u8]) {
+    assert!(dst.len().is_multiple_of(ty.block_bytes()), "random_row: {} bytes of {ty}", dst.len());
+    with_format!(ty, F => {
+        for block in as_blocks_mut::<F>(dst) {
+            *block = F::random(rng, std);
+        }
+    });
+}

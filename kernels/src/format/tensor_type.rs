@@ -1,14 +1,28 @@
-//! The element types a tensor may have on disk, with their sizes.
+//! The registry of element types: each line ties a GGUF type to its block, and everything that lists or dispatches
+//! over formats comes from these lines.
+use super::Format;
 
-macro_rules! tensor_types {
-    ($($variant:ident = $id:literal, $name:literal, $len:literal values in $bytes:literal bytes;)*) => {
+// `$d` is the dollar sign, which a macro that writes macros cannot spell otherwise.
+macro_rules! registry {
+    (($d:tt) plain { $($plain:tt)* } quantised { $($quantised:tt)* }) => {
+        registry!(@types $($plain)* $($quantised)*);
+        registry!(@dispatch ($d) with_format $($plain)* $($quantised)*);
+        registry!(@dispatch ($d) with_quantised $($quantised)*);
+        registry!(@dispatch ($d) with_plain $($plain)*);
+    };
+    (@types $($variant:ident = $id:literal, $name:literal, in $file:ident;)*) => {
+        /// The blocks, each under the name of its [`TensorType`].
+        pub mod blocks {
+            $(pub use crate::format::$file::$variant;)*
+        }
+
         /// Element type of a tensor. Source: the GGUF specification, `ggml_type`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[allow(missing_docs)]
         pub enum TensorType { $($variant,)* }
 
         impl TensorType {
-            /// Every supported type, in the order of their ids.
+            /// Every supported type: the plain ones, then the quantised ones.
             pub const ALL: &'static [TensorType] = &[$(TensorType::$variant,)*];
 
             /// The id in a GGUF file.
@@ -20,39 +34,67 @@ macro_rules! tensor_types {
             /// Lower-case name, as on the command line.
             pub const fn name(self) -> &'static str { match self { $(TensorType::$variant => $name,)* } }
 
-            /// The type of this name (case is ignored).
-            pub fn from_name(name: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|t| t.name().eq_ignore_ascii_case(name))
-            }
-
             /// Values in one block.
-            pub const fn block_len(self) -> usize { match self { $(TensorType::$variant => $len,)* } }
+            pub const fn block_len(self) -> usize { match self { $(TensorType::$variant => blocks::$variant::BLOCK_LEN,)* } }
 
             /// Bytes of one block.
-            pub const fn block_bytes(self) -> usize { match self { $(TensorType::$variant => $bytes,)* } }
+            pub const fn block_bytes(self) -> usize { match self { $(TensorType::$variant => blocks::$variant::BLOCK_BYTES,)* } }
+
+            /// Whether [`encode_row`](super::encode_row) can make this type.
+            pub const fn can_encode(self) -> bool { match self { $(TensorType::$variant => blocks::$variant::ENCODE.is_some(),)* } }
         }
+
+        // Each block belongs to the line that names it.
+        const _: () = { $(assert!(<blocks::$variant as Format>::TYPE.id() == $id);)* };
+    };
+    (@dispatch ($d:tt) $name:ident $($variant:ident = $id:literal, $type_name:literal, in $file:ident;)*) => {
+        /// `(ty, F => body)`: evaluates `body` with `F` standing for the block type of `ty`. `with_format` covers every
+        /// type; `with_plain` and `with_quantised` cover their half and take `, else => other` for the rest.
+        #[allow(unused_macros)]
+        macro_rules! $name {
+            ($d ty:expr, $d format:ident => $d body:expr $d(, else => $d other:expr)?) => {
+                match $d ty {
+                    $($crate::format::TensorType::$variant => {
+                        type $d format = $crate::format::blocks::$variant;
+                        $d body
+                    })*
+                    $d(_ => $d other,)?
+                }
+            };
+        }
+        #[allow(unused_imports)]
+        pub(crate) use $name;
     };
 }
 
-tensor_types! {
-    F32 = 0, "f32", 1 values in 4 bytes;
-    F16 = 1, "f16", 1 values in 2 bytes;
-    Q4_0 = 2, "q4_0", 32 values in 18 bytes;
-    Q4_1 = 3, "q4_1", 32 values in 20 bytes;
-    Q5_0 = 6, "q5_0", 32 values in 22 bytes;
-    Q5_1 = 7, "q5_1", 32 values in 24 bytes;
-    Q8_0 = 8, "q8_0", 32 values in 34 bytes;
-    Q2K = 10, "q2_k", 256 values in 84 bytes;
-    Q3K = 11, "q3_k", 256 values in 110 bytes;
-    Q4K = 12, "q4_k", 256 values in 144 bytes;
-    Q5K = 13, "q5_k", 256 values in 176 bytes;
-    Q6K = 14, "q6_k", 256 values in 210 bytes;
-    Iq4Nl = 20, "iq4_nl", 32 values in 18 bytes;
-    Iq4Xs = 23, "iq4_xs", 256 values in 136 bytes;
-    Bf16 = 30, "bf16", 1 values in 2 bytes;
+registry! { ($)
+    plain {
+        F32 = 0, "f32", in plain;
+        F16 = 1, "f16", in plain;
+        Bf16 = 30, "bf16", in plain;
+    }
+    quantised {
+        Q4_0 = 2, "q4_0", in q4_0;
+        Q4_1 = 3, "q4_1", in q4_1;
+        Q5_0 = 6, "q5_0", in q5_0;
+        Q5_1 = 7, "q5_1", in q5_1;
+        Q8_0 = 8, "q8_0", in q8_0;
+        Q2K = 10, "q2_k", in q2_k;
+        Q3K = 11, "q3_k", in q3_k;
+        Q4K = 12, "q4_k", in q4_k;
+        Q5K = 13, "q5_k", in q5_k;
+        Q6K = 14, "q6_k", in q6_k;
+        Iq4Nl = 20, "iq4_nl", in iq4_nl;
+        Iq4Xs = 23, "iq4_xs", in iq4_xs;
+    }
 }
 
 impl TensorType {
+    /// The type of this name (case is ignored).
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|t| t.name().eq_ignore_ascii_case(name))
+    }
+
     /// Bytes of a row of `cols` values; `None` when `cols` is not a multiple of the block or the size overflows.
     pub const fn row_bytes(self, cols: usize) -> Option<usize> {
         if !cols.is_multiple_of(self.block_len()) {

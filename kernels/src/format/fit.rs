@@ -1,0 +1,101 @@
+//! Fitting the scale (and minimum) of a small block to its values by least squares.
+
+/// Adding and subtracting this rounds |v| < 2^22 to the nearest integer, ties to even, in two instructions of any
+/// instruction set.
+const ROUND: f32 = 12_582_912.0;
+
+/// Nearest integer to `v`, held in `lo..=hi`.
+#[inline]
+pub(super) fn nearest(v: f32, lo: f32, hi: f32) -> f32 {
+    // Clamped first: the trick holds for |v| < 2^22 only.
+    (v.clamp(lo, hi) + ROUND) - ROUND
+}
+
+/// Values that a block can represent at best, so that the sums below stay finite: a limit for the input.
+const LIMIT: f32 = 65_504.0 * 32.0;
+
+/// Below this magnitude every scale rounds to zero in f16.
+const NEGLIGIBLE: f32 = 1e-8;
+
+/// The scale d that makes Σ(x − d·q)² small, where q are integers in `lo..=hi` (`lo` < 0 < `hi`); 0 for a block of
+/// zeros.
+///
+/// Tries to put the value of the largest magnitude at either end of the range or a little inside or outside (clipping
+/// one value may pay for a finer grid); each try chooses the quants, and the quants the best scale.
+pub(super) fn scale<const N: usize>(x: &[f32; N], lo: f32, hi: f32) -> f32 {
+    let mut x = *x;
+    let mut extreme = 0.0f32;
+    for v in &mut x {
+        *v = v.clamp(-LIMIT, LIMIT);
+        if v.abs() > extreme.abs() {
+            extreme = *v;
+        }
+    }
+    if extreme.abs() < NEGLIGIBLE {
+        return 0.0;
+    }
+    let (mut best, mut best_score) = (extreme / lo, 0.0);
+    for end in [lo, hi] {
+        for step in -4..=4 {
+            let inverse = end * (1.0 + 0.03 * step as f32) / extreme;
+            let (mut xq, mut qq) = (0.0, 0.0);
+            for v in &x {
+                let q = nearest(v * inverse, lo, hi);
+                xq += v * q;
+                qq += q * q;
+            }
+            // With d = xq/qq the squared error is Σx² − xq²/qq. The extreme value gives qq > 0.
+            let score = xq * xq / qq;
+            if score > best_score {
+                (best, best_score) = (xq / qq, score);
+            }
+        }
+    }
+    best
+}
+
+/// The scale d ≥ 0 and minimum m that make Σ(x − d·q − m)² small, where q are integers in `0..=levels`.
+///
+/// Tries grids a little narrower than the range of the values; each try chooses the quants, and a linear regression on
+/// the quants the best d and m.
+pub(super) fn scale_and_min<const N: usize>(x: &[f32; N], levels: f32) -> (f32, f32) {
+    let mut x = *x;
+    let (mut min, mut max) = (LIMIT, -LIMIT);
+    for v in &mut x {
+        *v = v.clamp(-LIMIT, LIMIT);
+        min = min.min(*v);
+        max = max.max(*v);
+    }
+    if max - min < NEGLIGIBLE {
+        return (0.0, 0.5 * (min + max));
+    }
+    // Centred values lose no digits in the sums.
+    let centre = 0.5 * (min + max);
+    let mut mean = 0.0;
+    for v in &mut x {
+        *v -= centre;
+        mean += *v / N as f32;
+    }
+    let (mut best, mut best_score) = (((max - min) / levels, min - centre), f32::MIN);
+    for step in -2..=8 {
+        let low = (min - centre) * (1.0 - 0.025 * step as f32);
+        let inverse = -0.5 * levels / low;
+        let (mut sum, mut qq, mut xq) = (0.0, 0.0, 0.0);
+        for v in &x {
+            let q = nearest((v - low) * inverse, 0.0, levels);
+            sum += q;
+            qq += q * q;
+            xq += v * q;
+        }
+        let mean_q = sum / N as f32;
+        let (variance, covariance) = (qq - sum * mean_q, xq - sum * mean);
+        // With the best d and m the squared error is Σ(x − mean)² − covariance²/variance. Minimum and maximum are
+        // quantised apart, so the variance is positive.
+        let score = covariance * covariance / variance;
+        if score > best_score {
+            let d = covariance / variance;
+            (best, best_score) = ((d, mean - d * mean_q), score);
+        }
+    }
+    (best.0, best.1 + centre)
+}

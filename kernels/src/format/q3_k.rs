@@ -1,0 +1,55 @@
+//! Q3_K: 16 sub-blocks of 16 values of 3 bits, each with a 6-bit scale, v = d·(sc − 32)·(q − 4).
+use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_scale};
+use super::q2_k::two_bits_at;
+use super::{Format, TensorType};
+
+block! {
+    /// Spec: `block_q3_K` in <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>
+    Q3K = 110 bytes {
+        /// Bit e/32 of byte e%32: the third bit of value e.
+        hmask: [u8; 32],
+        /// The lower two bits, ordered as in Q2_K.
+        qs: [u8; 64],
+        /// Sixteen 6-bit scales: low nibbles of 0..8 and 8..16 in bytes 0..8, upper bits in bytes 8..12.
+        scales: [u8; 12],
+        /// f16 scale of the scales.
+        d: [u8; 2],
+    }
+}
+
+impl Q3K {
+    /// The scales of the 16 sub-blocks, −32..=31.
+    #[inline]
+    pub(crate) fn scales(&self) -> [i8; 16] {
+        let s = &self.scales;
+        std::array::from_fn(|i| {
+            let low = if i < 8 { s[i] & 15 } else { s[i - 8] >> 4 };
+            let high = s[8 + i % 4] >> (2 * (i / 4)) & 3;
+            (low | high << 4) as i8 - 32
+        })
+    }
+}
+
+impl Format for Q3K {
+    const TYPE: TensorType = TensorType::Q3K;
+    const BLOCK_LEN: usize = 256;
+
+    fn decode(&self, out: &mut [f32]) {
+        let d = f16_value(self.d);
+        for (s, (out, scale)) in out.chunks_exact_mut(16).zip(self.scales()).enumerate() {
+            let d = d * f32::from(scale);
+            let (at, shift) = two_bits_at(s);
+            let third = &self.hmask[16 * (s % 2)..];
+            for ((v, low), high) in out.iter_mut().zip(&self.qs[at..]).zip(third) {
+                let q = low >> shift & 3 | (high >> (s / 2) & 1) << 2;
+                *v = d * f32::from(q as i8 - 4);
+            }
+        }
+    }
+
+    fn random(rng: &mut impl FnMut() -> u64, std: f32) -> Self {
+        // E[(sc − 32)²] = 341.5, E[(q − 4)²] = 5.5 of uniform sc and q.
+        let rms = (341.5f32 * 5.5).sqrt() * SCALE_RMS;
+        Self { d: f16_bytes(random_scale(rng, std / rms)), ..random_block(rng) }
+    }
+}

@@ -1,0 +1,56 @@
+//! Q4_0: 32 values of 4 bits with one scale, v = d·(q − 8).
+use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_signed_scale};
+use super::{Format, TensorType, fit};
+
+block! {
+    /// Spec: `block_q4_0` in <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>
+    Q4_0 = 18 bytes {
+        /// f16 scale.
+        d: [u8; 2],
+        /// Byte j: value j in the low nibble, value j + 16 in the high one.
+        qs: [u8; 16],
+    }
+}
+
+impl Format for Q4_0 {
+    const TYPE: TensorType = TensorType::Q4_0;
+    const BLOCK_LEN: usize = 32;
+    const ENCODE: Option<fn(&[f32]) -> Self> = Some(encode);
+
+    fn decode(&self, out: &mut [f32]) {
+        let d = f16_value(self.d);
+        for (v, q) in out.iter_mut().zip(unpack_nibbles(&self.qs)) {
+            *v = d * f32::from(q as i8 - 8);
+        }
+    }
+
+    fn random(rng: &mut impl FnMut() -> u64, std: f32) -> Self {
+        // E[(q − 8)²] of a uniform q in 0..=15.
+        let rms = 21.5f32.sqrt() * SCALE_RMS;
+        Self { d: f16_bytes(random_signed_scale(rng, std / rms)), ..random_block(rng) }
+    }
+}
+
+fn encode(x: &[f32]) -> Q4_0 {
+    let x: &[f32; 32] = x.try_into().expect("a block of 32");
+    let d = f16_bytes(fit::scale(x, -8.0, 7.0));
+    let q = quants(x, f16_value(d), 0.0, -8.0, 7.0);
+    Q4_0 { d, qs: pack_nibbles(&q.map(|q| (q + 8) as u8)) }
+}
+
+/// Nearest quants in `lo..=hi` of values under the grid d·q + m; all 0 (or the nearest to it) when d is 0.
+pub(super) fn quants(x: &[f32; 32], d: f32, m: f32, lo: f32, hi: f32) -> [i32; 32] {
+    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+    x.map(|v| fit::nearest((v - m) * inverse, lo, hi) as i32)
+}
+
+/// The 32 nibbles of 16 bytes: the low ones, then the high ones.
+#[inline]
+pub(super) fn unpack_nibbles(qs: &[u8; 16]) -> [u8; 32] {
+    std::array::from_fn(|j| if j < 16 { qs[j] & 15 } else { qs[j - 16] >> 4 })
+}
+
+/// The inverse of [`unpack_nibbles`]; bits above the low four are left out.
+pub(super) fn pack_nibbles(q: &[u8; 32]) -> [u8; 16] {
+    std::array::from_fn(|j| (q[j] & 15) | (q[j + 16] << 4))
+}

@@ -1,0 +1,55 @@
+//! Q5_0: 32 values of 5 bits with one scale, v = d·(q − 16).
+use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_signed_scale};
+use super::q4_0::{pack_nibbles, quants, unpack_nibbles};
+use super::{Format, TensorType, fit};
+
+block! {
+    /// Spec: `block_q5_0` in <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>
+    Q5_0 = 22 bytes {
+        /// f16 scale.
+        d: [u8; 2],
+        /// Little-endian u32: bit e is the fifth bit of value e.
+        qh: [u8; 4],
+        /// Byte j: the low four bits of value j in the low nibble, of value j + 16 in the high one.
+        qs: [u8; 16],
+    }
+}
+
+impl Format for Q5_0 {
+    const TYPE: TensorType = TensorType::Q5_0;
+    const BLOCK_LEN: usize = 32;
+    const ENCODE: Option<fn(&[f32]) -> Self> = Some(encode);
+
+    fn decode(&self, out: &mut [f32]) {
+        let d = f16_value(self.d);
+        for (v, q) in out.iter_mut().zip(unpack_five(&self.qs, self.qh)) {
+            *v = d * f32::from(q as i8 - 16);
+        }
+    }
+
+    fn random(rng: &mut impl FnMut() -> u64, std: f32) -> Self {
+        // E[(q − 16)²] of a uniform q in 0..=31.
+        let rms = 85.5f32.sqrt() * SCALE_RMS;
+        Self { d: f16_bytes(random_signed_scale(rng, std / rms)), ..random_block(rng) }
+    }
+}
+
+fn encode(x: &[f32]) -> Q5_0 {
+    let x: &[f32; 32] = x.try_into().expect("a block of 32");
+    let d = f16_bytes(fit::scale(x, -16.0, 15.0));
+    let q = quants(x, f16_value(d), 0.0, -16.0, 15.0).map(|q| (q + 16) as u8);
+    Q5_0 { d, qh: pack_fifth(&q), qs: pack_nibbles(&q) }
+}
+
+/// Nibbles with their fifth bits: 32 values in 0..=31.
+#[inline]
+pub(super) fn unpack_five(qs: &[u8; 16], qh: [u8; 4]) -> [u8; 32] {
+    let (low, high) = (unpack_nibbles(qs), u32::from_le_bytes(qh));
+    std::array::from_fn(|e| low[e] | ((high >> e & 1) as u8) << 4)
+}
+
+/// The fifth bits of 32 values.
+pub(super) fn pack_fifth(q: &[u8; 32]) -> [u8; 4] {
+    let bits = q.iter().enumerate().fold(0, |bits, (e, q)| bits | u32::from(q >> 4 & 1) << e);
+    bits.to_le_bytes()
+}

@@ -1,0 +1,47 @@
+//! Q5_1: 32 values of 5 bits with a scale and a minimum, v = d·q + m.
+use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_scale};
+use super::q4_0::{pack_nibbles, quants};
+use super::q5_0::{pack_fifth, unpack_five};
+use super::{Format, TensorType, fit};
+
+block! {
+    /// Spec: `block_q5_1` in <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>
+    Q5_1 = 24 bytes {
+        /// f16 scale.
+        d: [u8; 2],
+        /// f16 minimum.
+        m: [u8; 2],
+        /// Little-endian u32: bit e is the fifth bit of value e.
+        qh: [u8; 4],
+        /// Byte j: the low four bits of value j in the low nibble, of value j + 16 in the high one.
+        qs: [u8; 16],
+    }
+}
+
+impl Format for Q5_1 {
+    const TYPE: TensorType = TensorType::Q5_1;
+    const BLOCK_LEN: usize = 32;
+    const ENCODE: Option<fn(&[f32]) -> Self> = Some(encode);
+
+    fn decode(&self, out: &mut [f32]) {
+        let (d, m) = (f16_value(self.d), f16_value(self.m));
+        for (v, q) in out.iter_mut().zip(unpack_five(&self.qs, self.qh)) {
+            *v = d * f32::from(q) + m;
+        }
+    }
+
+    fn random(rng: &mut impl FnMut() -> u64, std: f32) -> Self {
+        // Variance of a uniform q in 0..=31, whose mean of 15.5 the minimum takes away.
+        let rms = (1023.0f32 / 12.0).sqrt() * SCALE_RMS;
+        let d = random_scale(rng, std / rms);
+        Self { d: f16_bytes(d), m: f16_bytes(-15.5 * d), ..random_block(rng) }
+    }
+}
+
+fn encode(x: &[f32]) -> Q5_1 {
+    let x: &[f32; 32] = x.try_into().expect("a block of 32");
+    let (d, m) = fit::scale_and_min(x, 31.0);
+    let (d, m) = (f16_bytes(d), f16_bytes(m));
+    let q = quants(x, f16_value(d), f16_value(m), 0.0, 31.0).map(|q| q as u8);
+    Q5_1 { d, m, qh: pack_fifth(&q), qs: pack_nibbles(&q) }
+}

@@ -1,0 +1,44 @@
+//! Q5_K: 8 sub-blocks of 32 values of 5 bits, each with a 6-bit scale and minimum, v = d·sc·q − dmin·mn.
+use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_scale};
+use super::q4_k::{SCALE_MEAN_SQUARE, centred_scales, unpack_scales};
+use super::{Format, TensorType};
+
+block! {
+    /// Spec: `block_q5_K` in <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>
+    Q5K = 176 bytes {
+        /// f16 scale of the scales.
+        d: [u8; 2],
+        /// f16 scale of the minimums.
+        dmin: [u8; 2],
+        /// Eight 6-bit scales and minimums, packed as in Q4_K.
+        scales: [u8; 12],
+        /// Bit e/32 of byte e%32: the fifth bit of value e.
+        qh: [u8; 32],
+        /// The lower four bits, ordered as in Q4_K.
+        qs: [u8; 128],
+    }
+}
+
+impl Format for Q5K {
+    const TYPE: TensorType = TensorType::Q5K;
+    const BLOCK_LEN: usize = 256;
+
+    fn decode(&self, out: &mut [f32]) {
+        let (d, dmin) = (f16_value(self.d), f16_value(self.dmin));
+        let (scales, mins) = unpack_scales(&self.scales);
+        for (b, out) in out.chunks_exact_mut(32).enumerate() {
+            let (d, m) = (d * f32::from(scales[b]), dmin * f32::from(mins[b]));
+            for ((v, low), high) in out.iter_mut().zip(&self.qs[32 * (b / 2)..]).zip(&self.qh) {
+                let q = low >> (4 * (b % 2)) & 15 | (high >> b & 1) << 4;
+                *v = d * f32::from(q) - m;
+            }
+        }
+    }
+
+    fn random(rng: &mut impl FnMut() -> u64, std: f32) -> Self {
+        // v = d·sc·(q − 15.5), as in Q4_K; E[(q − 15.5)²] = 85.25.
+        let d = random_scale(rng, std / (SCALE_MEAN_SQUARE * 85.25).sqrt() / SCALE_RMS);
+        let block: Self = random_block(rng);
+        Self { d: f16_bytes(d), dmin: f16_bytes(15.5 * d), scales: centred_scales(block.scales), ..block }
+    }
+}

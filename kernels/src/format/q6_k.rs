@@ -1,0 +1,41 @@
+//! Q6_K: 16 sub-blocks of 16 values of 6 bits, each with an 8-bit scale, v = d·sc·(q − 32).
+use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_scale};
+use super::{Format, TensorType};
+
+block! {
+    /// Spec: `block_q6_K` in <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>
+    Q6K = 210 bytes {
+        /// The low four bits. With e = 128h + 32k + l (l < 32): byte 64h + 32·(k&1) + l, high nibble when k ≥ 2.
+        ql: [u8; 128],
+        /// The upper two bits: byte 32h + l, bits 2k.
+        qh: [u8; 64],
+        /// i8 scales of the 16 sub-blocks.
+        scales: [u8; 16],
+        /// f16 scale of the scales.
+        d: [u8; 2],
+    }
+}
+
+impl Format for Q6K {
+    const TYPE: TensorType = TensorType::Q6K;
+    const BLOCK_LEN: usize = 256;
+
+    fn decode(&self, out: &mut [f32]) {
+        let d = f16_value(self.d);
+        for (b, out) in out.chunks_exact_mut(32).enumerate() {
+            let (h, k) = (b / 4, b % 4);
+            let low = &self.ql[64 * h + 32 * (k & 1)..];
+            let high = &self.qh[32 * h..];
+            for (l, ((v, low), high)) in out.iter_mut().zip(low).zip(high).enumerate() {
+                let q = low >> (4 * (k / 2)) & 15 | (high >> (2 * k) & 3) << 4;
+                *v = d * f32::from(self.scales[2 * b + l / 16] as i8) * f32::from(q as i8 - 32);
+            }
+        }
+    }
+
+    fn random(rng: &mut impl FnMut() -> u64, std: f32) -> Self {
+        // E[sc²] of a uniform i8 is 5461.5; E[(q − 32)²] = 341.5.
+        let rms = (5461.5f32 * 341.5).sqrt() * SCALE_RMS;
+        Self { d: f16_bytes(random_scale(rng, std / rms)), ..random_block(rng) }
+    }
+}

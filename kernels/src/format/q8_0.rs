@@ -1,0 +1,40 @@
+//! Q8_0: 32 values of 8 bits with one scale, v = d·q.
+use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_signed_scale};
+use super::q4_0::quants;
+use super::{Format, TensorType};
+
+block! {
+    /// Spec: `block_q8_0` in <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>
+    Q8_0 = 34 bytes {
+        /// f16 scale.
+        d: [u8; 2],
+        /// i8 quants.
+        qs: [u8; 32],
+    }
+}
+
+impl Format for Q8_0 {
+    const TYPE: TensorType = TensorType::Q8_0;
+    const BLOCK_LEN: usize = 32;
+    const ENCODE: Option<fn(&[f32]) -> Self> = Some(encode);
+
+    fn decode(&self, out: &mut [f32]) {
+        let d = f16_value(self.d);
+        for (v, q) in out.iter_mut().zip(self.qs) {
+            *v = d * f32::from(q as i8);
+        }
+    }
+
+    fn random(rng: &mut impl FnMut() -> u64, std: f32) -> Self {
+        // E[q²] of a uniform q in −128..=127.
+        let rms = 5461.5f32.sqrt() * SCALE_RMS;
+        Self { d: f16_bytes(random_signed_scale(rng, std / rms)), ..random_block(rng) }
+    }
+}
+
+fn encode(x: &[f32]) -> Q8_0 {
+    let x: &[f32; 32] = x.try_into().expect("a block of 32");
+    let amax = x.iter().fold(0.0f32, |max, v| max.max(v.abs()));
+    let d = f16_bytes(amax / 127.0);
+    Q8_0 { d, qs: quants(x, f16_value(d), 0.0, -128.0, 127.0).map(|q| q as u8) }
+}
