@@ -1,1 +1,0 @@
-//! What differs between operating systems: mapping, signals, memory sizes.

@@ -1,0 +1,9 @@
+//! What differs between operating systems: mapping, signals, memory sizes, processors.
+mod cpus;
+mod fault;
+mod map;
+mod memory;
+
+pub use cpus::default_threads;
+pub use map::{Bytes, Fingerprint};
+pub use memory::{available_memory, physical_memory};
