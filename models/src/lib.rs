@@ -7,6 +7,7 @@ pub mod decoder;
 pub mod error;
 pub mod gguf;
 pub mod kv_cache;
+pub mod lora;
 pub mod model;
 pub mod os;
 pub mod tokenizer;
