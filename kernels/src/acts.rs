@@ -1,1 +1,226 @@
 //! Activations, quantised to 8 bits in blocks of 32.
+use crate::buffer::Buffer;
+use crate::isa::{Op, Simd};
+use crate::team::{SharedMut, Team};
+use std::ops::Range;
+
+/// Values that share one scale.
+pub(crate) const BLOCK: usize = 32;
+/// Rows are padded with zeros to a multiple of this many values.
+pub(crate) const GROUP: usize = 128;
+/// Blocks whose largest value is below this count as zero, since 127 / max would not be finite.
+const TINY: f32 = 1e-30;
+
+/// Rows of activations in the form that quantised products read: i8 quants with one f32 scale
+/// d = max |x| / 127 per 32 values, and their sums.
+pub struct Acts {
+    n: usize,
+    cols: usize,
+    /// Blocks of a padded row.
+    blocks: usize,
+    max_tokens: usize,
+    max_cols: usize,
+    /// [n][32 · blocks] quants.
+    q: Buffer<i8>,
+    /// [n][blocks] scales.
+    d: Buffer<f32>,
+    /// [n][3][blocks] sums of the quants: of the first 16 of a block, of the other 16, of all.
+    sums: Buffer<i32>,
+    /// [n][3][blocks] the same sums times the scale.
+    scaled: Buffer<f32>,
+}
+
+/// One token's activations.
+#[derive(Clone, Copy)]
+pub(crate) struct Row<'a> {
+    /// [blocks][32] quants.
+    pub q: &'a [i8],
+    /// [blocks] scales.
+    pub d: &'a [f32],
+    /// [3][blocks] sums of the quants of the first half, the second half and the whole of each block.
+    pub sums: &'a [i32],
+    /// [3][blocks] the sums times the scale.
+    pub scaled: &'a [f32],
+}
+
+impl Acts {
+    /// Room for `max_tokens` rows of up to `max_cols` values.
+    pub fn new(max_tokens: usize, max_cols: usize) -> Acts {
+        let blocks = max_cols.next_multiple_of(GROUP) / BLOCK;
+        Acts {
+            n: 0,
+            cols: 0,
+            blocks: 0,
+            max_tokens,
+            max_cols,
+            q: Buffer::zeros(max_tokens * blocks * BLOCK),
+            d: Buffer::zeros(max_tokens * blocks),
+            sums: Buffer::zeros(max_tokens * blocks * 3),
+            scaled: Buffer::zeros(max_tokens * blocks * 3),
+        }
+    }
+
+    /// Tokens held now.
+    pub fn tokens(&self) -> usize {
+        self.n
+    }
+
+    /// Values of a row.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Quantises `x`, which holds `n` rows of `cols` values.
+    ///
+    /// # Panics
+    /// When `x` has another length, or the room given to [`Acts::new`] is exceeded.
+    pub fn set(&mut self, team: &Team, x: &[f32], n: usize, cols: usize) {
+        assert!(n <= self.max_tokens && cols <= self.max_cols, "activations exceed their room");
+        assert_eq!(x.len(), n * cols, "activations of {n} rows of {cols}");
+        self.n = n;
+        self.cols = cols;
+        self.blocks = cols.next_multiple_of(GROUP) / BLOCK;
+        let blocks = self.blocks;
+        let out = Out {
+            q: SharedMut::new(&mut self.q),
+            d: SharedMut::new(&mut self.d),
+            sums: SharedMut::new(&mut self.sums),
+            scaled: SharedMut::new(&mut self.scaled),
+        };
+        let rows = |tokens: Range<usize>| {
+            team.isa().dispatch(Quantise { x, cols, blocks, tokens, out: &out });
+        };
+        // One row is quantised sooner than a job starts.
+        if n == 1 { rows(0..1) } else { team.run(|w| rows(w.share(n))) }
+    }
+
+    /// The activations of token `t`.
+    pub(crate) fn row(&self, t: usize) -> Row<'_> {
+        assert!(t < self.n);
+        let b = self.blocks;
+        Row {
+            q: &self.q[t * b * BLOCK..(t + 1) * b * BLOCK],
+            d: &self.d[t * b..(t + 1) * b],
+            sums: &self.sums[t * b * 3..(t + 1) * b * 3],
+            scaled: &self.scaled[t * b * 3..(t + 1) * b * 3],
+        }
+    }
+}
+
+/// Where the threads write; each only the rows of its tokens.
+struct Out<'a> {
+    q: SharedMut<'a, i8>,
+    d: SharedMut<'a, f32>,
+    sums: SharedMut<'a, i32>,
+    scaled: SharedMut<'a, f32>,
+}
+
+struct Quantise<'a> {
+    x: &'a [f32],
+    cols: usize,
+    blocks: usize,
+    tokens: Range<usize>,
+    out: &'a Out<'a>,
+}
+
+impl Op for Quantise<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<S: Simd>(self, simd: S) {
+        let blocks = self.blocks;
+        for t in self.tokens {
+            let part = |unit: usize| t * blocks * unit..(t + 1) * blocks * unit;
+            // SAFETY: the parts of different tokens do not overlap, and one thread has token `t`.
+            let (q, d, sums, scaled) = unsafe {
+                (
+                    self.out.q.slice(part(BLOCK)),
+                    self.out.d.slice(part(1)),
+                    self.out.sums.slice(part(3)),
+                    self.out.scaled.slice(part(3)),
+                )
+            };
+            let x = &self.x[t * self.cols..(t + 1) * self.cols];
+            for (b, q) in q.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
+                let x = x.get(b * BLOCK..).unwrap_or(&[]);
+                d[b] = quantise_block(simd, x, q);
+                let (lo, hi) = q.split_at(BLOCK / 2);
+                let sum = |q: &[i8]| q.iter().map(|&q| i32::from(q)).sum::<i32>();
+                let (lo, hi) = (sum(lo), sum(hi));
+                for (i, sum) in [lo, hi, lo + hi].into_iter().enumerate() {
+                    sums[i * blocks + b] = sum;
+                    scaled[i * blocks + b] = d[b] * sum as f32;
+                }
+            }
+        }
+    }
+}
+
+/// Quantises the first 32 values of `x` (zeros beyond its end) and returns their scale.
+#[inline(always)]
+fn quantise_block<S: Simd>(simd: S, x: &[f32], q: &mut [i8; BLOCK]) -> f32 {
+    let (lo, hi) = match x.first_chunk::<BLOCK>() {
+        Some(x) => {
+            let (halves, _) = x.as_chunks::<16>();
+            (simd.load(&halves[0]), simd.load(&halves[1]))
+        }
+        None => (simd.load_part(x), simd.load_part(x.get(16..).unwrap_or(&[]))),
+    };
+    let amax = simd.max_lane(simd.max(simd.abs(lo), simd.abs(hi)));
+    let (d, inverse) = if amax < TINY { (0.0, 0.0) } else { (amax / 127.0, 127.0 / amax) };
+    let inverse = simd.splat(inverse);
+    let (halves, _) = q.as_chunks_mut::<16>();
+    simd.store_i8(simd.mul(lo, inverse), &mut halves[0]);
+    simd.store_i8(simd.mul(hi, inverse), &mut halves[1]);
+    d
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::Isa;
+
+    /// Values of many magnitudes with both signs.
+    fn values(n: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 7919 % 1013) as f32 - 506.0) * 10f32.powi((i / 32 % 9) as i32 - 4)).collect()
+    }
+
+    #[test]
+    fn every_isa_quantises_to_the_nearest_quants() {
+        let (n, cols) = (3, 160 + 7);
+        let x = values(n * cols);
+        for isa in Isa::available() {
+            let team = Team::new(2, isa).unwrap();
+            let mut acts = Acts::new(4, 512);
+            // Leftovers of a larger use must not show in the padding.
+            acts.set(&team, &values(4 * 512), 4, 512);
+            acts.set(&team, &x, n, cols);
+            for t in 0..n {
+                let row = acts.row(t);
+                assert_eq!(row.q.len(), 256);
+                let x = &x[t * cols..(t + 1) * cols];
+                for b in 0..8 {
+                    let block: [f32; 32] = std::array::from_fn(|i| x.get(b * 32 + i).copied().unwrap_or(0.0));
+                    let amax = block.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                    assert_eq!(row.d[b], amax / 127.0, "{isa}");
+                    let inverse = if amax > 0.0 { 127.0 / amax } else { 0.0 };
+                    let q = block.map(|v| (v * inverse).round_ties_even() as i8);
+                    assert_eq!(row.q[b * 32..b * 32 + 32], q, "{isa}");
+                    let sum = |q: &[i8]| q.iter().map(|&q| i32::from(q)).sum::<i32>();
+                    for (i, sum) in [sum(&q[..16]), sum(&q[16..]), sum(&q)].into_iter().enumerate() {
+                        assert_eq!(row.sums[i * 8 + b], sum);
+                        assert_eq!(row.scaled[i * 8 + b], row.d[b] * sum as f32);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tiny_blocks_are_zero() {
+        let team = Team::new(1, Isa::best()).unwrap();
+        let mut acts = Acts::new(1, 32);
+        acts.set(&team, &[1e-38; 32], 1, 32);
+        assert_eq!((acts.row(0).d[0], acts.row(0).q[0]), (0.0, 0));
+    }
+}

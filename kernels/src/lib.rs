@@ -5,10 +5,12 @@
 pub mod activation;
 pub mod acts;
 pub mod attention;
+mod buffer;
 pub mod format;
 pub mod isa;
 pub mod kv;
 pub mod linear;
+mod matvec;
 pub mod norm;
 pub mod rope;
 pub mod team;

@@ -1,1 +1,494 @@
 //! The worker team: a leader and spinning followers that share one kernel at a time.
+//!
+//! The thread that calls a kernel is the leader. Inside [`Team::scope`] the followers, which are threads
+//! of one rayon pool, wait for jobs by spinning; so a kernel starts on all threads in well under a
+//! microsecond, where waking a parked thread takes tens of them. Two sessions share a team by turns: a
+//! scope holds the team until it ends.
+use crate::buffer::{Buffer, Plain, cast_mut};
+use crate::isa::Isa;
+use std::any::Any;
+use std::cell::{Cell, UnsafeCell};
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+/// Turns of the spin loop before a waiting thread starts to give up its time slice: with a pause of 10 to
+/// 40 ns each, tens of microseconds, which is longer than the leader is alone between two kernels.
+const SPINS: u32 = 2000;
+/// How long a follower yields before it sleeps. Sampling and printing a token take less.
+const YIELD: Duration = Duration::from_millis(2);
+
+/// Threads working in step on one kernel at a time, and the instruction set they use.
+pub struct Team {
+    isa: Isa,
+    shared: Arc<Shared>,
+    pool: Option<rayon::ThreadPool>,
+    /// Held by the leader for the time of a scope.
+    turn: Mutex<()>,
+    /// [`thread_key`] of the leader of the running scope, or 0.
+    leader: AtomicUsize,
+}
+
+/// Why a team could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TeamError {
+    /// The machine lacks the instruction set.
+    #[error("instruction set {0} is not available on this machine")]
+    Unavailable(Isa),
+    /// The operating system did not start the threads.
+    #[error("cannot start the worker threads: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+}
+
+/// One thread's part in a job.
+pub(crate) struct Worker<'a> {
+    /// 0 is the leader.
+    pub index: usize,
+    /// Threads of the team.
+    pub count: usize,
+    /// Memory of this thread, kept between jobs; contents are left over from earlier ones.
+    pub scratch: &'a mut Scratch,
+}
+
+impl Worker<'_> {
+    /// This thread's contiguous part of `0..units`.
+    pub fn share(&self, units: usize) -> Range<usize> {
+        let at = |i: usize| (units as u128 * i as u128 / self.count as u128) as usize;
+        at(self.index)..at(self.index + 1)
+    }
+}
+
+#[repr(align(128))]
+struct Padded<T>(T);
+
+/// A job: called once on each thread with its index. The lifetime is erased; the leader keeps the closure
+/// alive until every follower has reported.
+type Job = *const (dyn Fn(usize) + Sync);
+
+struct Shared {
+    /// Number of the newest job. The job cell is written before it is raised.
+    generation: Padded<AtomicU64>,
+    /// Followers that finished the newest job.
+    done: Padded<AtomicUsize>,
+    /// Followers that sleep or are about to.
+    sleepers: Padded<AtomicUsize>,
+    /// The newest job; `None` tells the followers to leave.
+    job: UnsafeCell<Option<Job>>,
+    /// What the first follower to panic left.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+    seats: Box<[Seat]>,
+}
+
+struct Seat {
+    asleep: AtomicBool,
+    thread: Mutex<Option<Thread>>,
+    scratch: UnsafeCell<Scratch>,
+}
+
+// SAFETY: `scratch` is used only by the thread that runs this seat's index, within a job; jobs do not overlap,
+// since `turn` is held and the leader waits for `done`.
+unsafe impl Sync for Seat {}
+
+// SAFETY: `job` is written only by the leader while no follower runs a job, and published by `generation`
+// (release, acquire); the closure behind it is `Sync`.
+unsafe impl Sync for Shared {}
+// SAFETY: as above; nothing is tied to the thread that made it.
+unsafe impl Send for Shared {}
+
+thread_local! {
+    /// Set while this thread runs its part of a job: jobs must not nest.
+    static IN_JOB: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A number that no other living thread has, never 0.
+fn thread_key() -> usize {
+    IN_JOB.with(|cell| std::ptr::from_ref(cell) as usize)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Team {
+    /// A team of `threads` threads (at least one, the caller's among them).
+    ///
+    /// # Errors
+    /// The instruction set is not available here, or the threads cannot be started.
+    pub fn new(threads: usize, isa: Isa) -> Result<Team, TeamError> {
+        if !isa.is_available() {
+            return Err(TeamError::Unavailable(isa));
+        }
+        let threads = threads.max(1);
+        let pool = match threads - 1 {
+            0 => None,
+            followers => Some(
+                rayon::ThreadPoolBuilder::new()
+                    .num_threads(followers)
+                    .thread_name(|i| format!("lapwing-{}", i + 1))
+                    .build()?,
+            ),
+        };
+        let seats = (0..threads)
+            .map(|_| Seat {
+                asleep: AtomicBool::new(false),
+                thread: Mutex::new(None),
+                scratch: UnsafeCell::new(Scratch::default()),
+            })
+            .collect();
+        let shared = Shared {
+            generation: Padded(AtomicU64::new(0)),
+            done: Padded(AtomicUsize::new(0)),
+            sleepers: Padded(AtomicUsize::new(0)),
+            job: UnsafeCell::new(None),
+            panic: Mutex::new(None),
+            seats,
+        };
+        Ok(Team { isa, shared: Arc::new(shared), pool, turn: Mutex::new(()), leader: AtomicUsize::new(0) })
+    }
+
+    /// Number of threads, the leader's included.
+    pub fn threads(&self) -> usize {
+        self.shared.seats.len()
+    }
+
+    /// The instruction set of all kernels run on this team.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Runs `f` while the followers stand by: kernels called on this thread inside `f` start without
+    /// delay. Waits while another thread has a scope on this team. Scopes may be nested.
+    pub fn scope<R>(&self, f: impl FnOnce() -> R) -> R {
+        if self.leader.load(Ordering::Relaxed) == thread_key() {
+            return f();
+        }
+        assert!(!IN_JOB.get(), "a job must not open a scope");
+        let _turn = lock(&self.turn);
+        let _lead = Lead::take(self);
+        f()
+    }
+
+    /// Runs `job` once on every thread and returns when all are done. Which thread does what must not
+    /// change the results.
+    ///
+    /// # Panics
+    /// With the panic of a thread, after all have ended their part.
+    pub(crate) fn run(&self, job: impl Fn(Worker<'_>) + Sync) {
+        assert!(!IN_JOB.get(), "jobs must not nest");
+        let shared = &*self.shared;
+        let count = self.threads();
+        let part = |index: usize| {
+            let _inside = Inside::enter();
+            // SAFETY: only one thread runs index `index` of a job, and jobs do not overlap.
+            let scratch = unsafe { &mut *shared.seats[index].scratch.get() };
+            job(Worker { index, count, scratch });
+        };
+        self.scope(|| {
+            if self.pool.is_none() {
+                return part(0);
+            }
+            shared.publish(Some(&part));
+            let wait = Wait(shared);
+            part(0);
+            drop(wait);
+            if let Some(payload) = lock(&shared.panic).take() {
+                resume_unwind(payload);
+            }
+        });
+    }
+}
+
+/// Marks this thread as inside a job until dropped.
+struct Inside;
+
+impl Inside {
+    fn enter() -> Self {
+        IN_JOB.set(true);
+        Inside
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        IN_JOB.set(false);
+    }
+}
+
+/// Waits, when dropped, until every follower has finished the newest job, even while a panic unwinds.
+struct Wait<'a>(&'a Shared);
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.0.wait_done();
+    }
+}
+
+/// The time in which one thread leads the team.
+struct Lead<'a>(&'a Team);
+
+impl<'a> Lead<'a> {
+    fn take(team: &'a Team) -> Self {
+        team.leader.store(thread_key(), Ordering::Relaxed);
+        *lock(&team.shared.panic) = None;
+        if let Some(pool) = &team.pool {
+            let shared = Arc::clone(&team.shared);
+            let seen = shared.generation.0.load(Ordering::Relaxed);
+            pool.spawn_broadcast(move |context| shared.follow(context.index() + 1, seen));
+        }
+        Lead(team)
+    }
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        if self.0.pool.is_some() {
+            self.0.shared.publish(None);
+            self.0.shared.wait_done();
+        }
+        self.0.leader.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    fn followers(&self) -> usize {
+        self.seats.len() - 1
+    }
+
+    /// Hands a job (or the order to leave) to the followers. Called by the leader, while none runs one.
+    fn publish<'a>(&self, job: Option<&'a (dyn Fn(usize) + Sync + 'a)>) {
+        let job = job.map(|job| {
+            let job: *const (dyn Fn(usize) + Sync + 'a) = job;
+            // SAFETY: only the lifetime changes. `Team::run` keeps the closure until `wait_done` has seen
+            // every follower finish, also when its own part panics.
+            unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + 'a), Job>(job) }
+        });
+        self.done.0.store(0, Ordering::Relaxed);
+        // SAFETY: all followers have reported the previous job, so none reads the cell now.
+        unsafe { *self.job.get() = job };
+        // Sequentially consistent with the check before sleeping: either the follower sees the new
+        // number, or this thread sees the sleeper.
+        self.generation.0.fetch_add(1, Ordering::SeqCst);
+        if self.sleepers.0.load(Ordering::SeqCst) > 0 {
+            for seat in self.seats[1..].iter().filter(|seat| seat.asleep.load(Ordering::SeqCst)) {
+                if let Some(thread) = &*lock(&seat.thread) {
+                    thread.unpark();
+                }
+            }
+        }
+    }
+
+    fn wait_done(&self) {
+        let mut spins = 0;
+        while self.done.0.load(Ordering::Acquire) < self.followers() {
+            pause(&mut spins);
+        }
+    }
+
+    /// The life of a follower in one scope; `seen` is the job number at its start.
+    fn follow(&self, index: usize, mut seen: u64) {
+        *lock(&self.seats[index].thread) = Some(std::thread::current());
+        loop {
+            self.wait_job(&self.seats[index], seen);
+            // The leader waits for this thread before it raises the number again.
+            seen += 1;
+            // SAFETY: the cell was written before the number was raised, and stays until this thread
+            // reports below.
+            let job = unsafe { *self.job.get() };
+            let Some(job) = job else {
+                self.done.0.fetch_add(1, Ordering::Release);
+                return;
+            };
+            // SAFETY: the leader keeps the closure alive until this thread reports below.
+            let result = catch_unwind(AssertUnwindSafe(|| unsafe { (*job)(index) }));
+            if let Err(payload) = result {
+                lock(&self.panic).get_or_insert(payload);
+            }
+            self.done.0.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Waits for a job newer than `seen`: spins, then yields, then sleeps.
+    fn wait_job(&self, seat: &Seat, seen: u64) {
+        let news = || self.generation.0.load(Ordering::Acquire) != seen;
+        for _ in 0..SPINS {
+            if news() {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        let start = Instant::now();
+        while start.elapsed() < YIELD {
+            if news() {
+                return;
+            }
+            std::thread::yield_now();
+        }
+        seat.asleep.store(true, Ordering::SeqCst);
+        self.sleepers.0.fetch_add(1, Ordering::SeqCst);
+        while self.generation.0.load(Ordering::SeqCst) == seen {
+            std::thread::park();
+        }
+        self.sleepers.0.fetch_sub(1, Ordering::SeqCst);
+        seat.asleep.store(false, Ordering::SeqCst);
+    }
+}
+
+/// One turn of a loop that waits for work in progress.
+fn pause(spins: &mut u32) {
+    if *spins < SPINS {
+        *spins += 1;
+        std::hint::spin_loop();
+    } else {
+        std::thread::yield_now();
+    }
+}
+
+/// Memory of one thread: it only grows.
+#[derive(Default)]
+pub(crate) struct Scratch(Buffer<u8>);
+
+impl Scratch {
+    /// The first `len` values, aligned to 64 bytes; their contents are left over from earlier use.
+    pub fn get<T: Plain>(&mut self, len: usize) -> &mut [T] {
+        let bytes = len * size_of::<T>();
+        self.0.grow(bytes);
+        cast_mut(&mut self.0[..bytes])
+    }
+}
+
+/// A mutable slice that the threads of a job write disjoint parts of.
+pub(crate) struct SharedMut<'a, T> {
+    data: *mut T,
+    len: usize,
+    _borrow: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: `slice` obliges its callers to keep the parts of different threads apart.
+unsafe impl<T: Send> Sync for SharedMut<'_, T> {}
+// SAFETY: a mutable borrow of `T: Send` values may move to another thread.
+unsafe impl<T: Send> Send for SharedMut<'_, T> {}
+
+impl<'a, T> SharedMut<'a, T> {
+    /// Shares `data` for the time of its borrow.
+    pub fn new(data: &'a mut [T]) -> Self {
+        SharedMut { data: data.as_mut_ptr(), len: data.len(), _borrow: PhantomData }
+    }
+
+    /// The part `range`.
+    ///
+    /// # Safety
+    /// No other slice obtained from this value overlaps `range` while the result lives.
+    ///
+    /// # Panics
+    /// When `range` is out of bounds.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn slice(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len, "part out of bounds");
+        // SAFETY: in bounds of the borrowed slice; the caller promises that no other reference overlaps.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(range.start), range.end - range.start) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn team(threads: usize) -> Team {
+        Team::new(threads, Isa::Scalar).unwrap()
+    }
+
+    #[test]
+    fn every_thread_runs_every_job_once() {
+        for threads in [1, 2, 3, 7] {
+            let team = team(threads);
+            let mut counts = vec![0u32; threads];
+            let jobs = 300;
+            let shared = SharedMut::new(&mut counts);
+            team.scope(|| {
+                for _ in 0..jobs {
+                    // SAFETY: each thread has its own element.
+                    team.run(|w| unsafe { shared.slice(w.index..w.index + 1) }[0] += 1);
+                }
+            });
+            // Outside a scope a job opens its own.
+            // SAFETY: as above.
+            team.run(|w| unsafe { shared.slice(w.index..w.index + 1) }[0] += 1);
+            assert_eq!(counts, vec![jobs + 1; threads]);
+        }
+    }
+
+    #[test]
+    fn sleeping_followers_wake() {
+        let team = team(3);
+        let sum = AtomicUsize::new(0);
+        team.scope(|| {
+            for _ in 0..3 {
+                std::thread::sleep(YIELD * 4);
+                team.run(|w| {
+                    sum.fetch_add(w.index, Ordering::Relaxed);
+                });
+            }
+        });
+        assert_eq!(sum.into_inner(), 9);
+    }
+
+    #[test]
+    fn shares_cover_all_units_once() {
+        let team = team(3);
+        for units in [0, 1, 2, 3, 100] {
+            let sum = AtomicUsize::new(0);
+            team.run(|w| {
+                sum.fetch_add(w.share(units).map(|u| u + 1).sum::<usize>(), Ordering::Relaxed);
+            });
+            assert_eq!(sum.into_inner(), units * (units + 1) / 2);
+        }
+    }
+
+    #[test]
+    fn panics_of_any_thread_reach_the_caller_and_the_team_lives_on() {
+        let team = team(3);
+        for bad in 0..3 {
+            let caught =
+                catch_unwind(AssertUnwindSafe(|| team.run(|w| assert_ne!(w.index, bad, "thread fails"))));
+            let payload = caught.expect_err("the panic is passed on");
+            let text = payload.downcast_ref::<String>().expect("a message");
+            assert!(text.contains("thread fails"), "{text}");
+            let sum = AtomicUsize::new(0);
+            team.run(|w| {
+                sum.fetch_add(w.index, Ordering::Relaxed);
+            });
+            assert_eq!(sum.into_inner(), 3);
+        }
+    }
+
+    #[test]
+    fn two_sessions_take_turns() {
+        let team = team(2);
+        let inside = AtomicUsize::new(0);
+        std::thread::scope(|s| {
+            for _ in 0..3 {
+                s.spawn(|| {
+                    for _ in 0..20 {
+                        team.scope(|| {
+                            assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                            team.run(|_| {});
+                            team.scope(|| team.run(|_| {}));
+                            inside.fetch_sub(1, Ordering::SeqCst);
+                        });
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn an_absent_instruction_set_is_an_error() {
+        for &isa in Isa::ALL.iter().filter(|isa| !isa.is_available()) {
+            assert!(matches!(Team::new(1, isa), Err(TeamError::Unavailable(_))));
+        }
+    }
+}

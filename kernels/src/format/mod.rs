@@ -17,12 +17,14 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 mod tensor_type;
+mod unpack;
 
 pub use block::{Bytes, as_blocks, as_blocks_mut};
 pub(crate) use tensor_type::with_format;
 pub use tensor_type::{TensorType, blocks};
 #[allow(unused_imports)] // For the kernels.
 pub(crate) use tensor_type::{with_plain, with_quantised};
+pub use unpack::{Group, Quantised};
 
 /// One block format: what its bytes mean.
 ///

@@ -1,6 +1,8 @@
 //! Q4_0: 32 values of 4 bits with one scale, v = d·(q − 8).
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_signed_scale};
-use super::{Format, TensorType, fit};
+use super::{Format, Group, Quantised, TensorType, fit};
+use crate::isa::Simd;
+use std::array::from_fn;
 
 block! {
     /// Spec: `block_q4_0` in <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>
@@ -28,6 +30,21 @@ impl Format for Q4_0 {
         // E[(q − 8)²] of a uniform q in 0..=15.
         let rms = 21.5f32.sqrt() * SCALE_RMS;
         Self { d: f16_bytes(random_signed_scale(rng, std / rms)), ..random_block(rng) }
+    }
+}
+
+impl Quantised for Q4_0 {
+    const BIAS: i32 = 8;
+    const MAX: u8 = 15;
+
+    #[inline(always)]
+    fn unpack128<S: Simd>(simd: S, blocks: &[Self], _half: usize) -> Group<S> {
+        let zero = simd.f4_splat(0.0);
+        Group {
+            q: from_fn(|b| simd.b_nibbles(&blocks[b].qs)),
+            d: [simd.f4_f16(from_fn(|b| blocks[b].d)), zero],
+            m: [zero; 2],
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! Q8_0: 32 values of 8 bits with one scale, v = d·q.
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_signed_scale};
 use super::q4_0::quants;
-use super::{Format, TensorType};
+use super::{Format, Group, Quantised, TensorType};
+use crate::isa::Simd;
+use std::array::from_fn;
 
 block! {
     /// Spec: `block_q8_0` in <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>
@@ -29,6 +31,23 @@ impl Format for Q8_0 {
         // E[q²] of a uniform q in −128..=127.
         let rms = 5461.5f32.sqrt() * SCALE_RMS;
         Self { d: f16_bytes(random_signed_scale(rng, std / rms)), ..random_block(rng) }
+    }
+}
+
+impl Quantised for Q8_0 {
+    const BIAS: i32 = 128;
+    const MAX: u8 = 255;
+
+    #[inline(always)]
+    fn unpack128<S: Simd>(simd: S, blocks: &[Self], _half: usize) -> Group<S> {
+        let zero = simd.f4_splat(0.0);
+        // As u8, an i8 with its top bit flipped is 128 more.
+        let flip = simd.b_splat(0x80);
+        Group {
+            q: from_fn(|b| simd.b_xor(simd.b_load(&blocks[b].qs), flip)),
+            d: [simd.f4_f16(from_fn(|b| blocks[b].d)), zero],
+            m: [zero; 2],
+        }
     }
 }
 

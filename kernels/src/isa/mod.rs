@@ -1,1 +1,95 @@
 //! Instruction sets: one token type each; holding a token proves that the machine supports it.
+//!
+//! A kernel is written once, generic over [`Simd`], as an [`Op`]; [`Isa::dispatch`] runs it with the
+//! token of an instruction set chosen at run time. Everything between [`Simd::run`] and the token's
+//! methods must be `#[inline(always)]`: only `run` carries the `target_feature` attributes.
+mod scalar;
+mod simd;
+
+pub use scalar::Scalar;
+pub use simd::{Bytes, Dots, Floats, Op, Simd, WIDE_OFFSET};
+
+use std::fmt;
+use std::str::FromStr;
+
+macro_rules! isas {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal $(, if $cfg:meta)?;)*) => {
+        /// An instruction set that kernels can run on; it may be unavailable on this machine.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Isa { $($(#[$doc])* $variant,)* }
+
+        impl Isa {
+            /// Every instruction set of every architecture, from the slowest to the fastest.
+            pub const ALL: &'static [Isa] = &[$(Isa::$variant,)*];
+
+            /// Name, as on the command line.
+            pub const fn name(self) -> &'static str { match self { $(Isa::$variant => $name,)* } }
+
+            /// Whether this machine can run it.
+            pub fn is_available(self) -> bool {
+                match self { $($(#[cfg($cfg)])? Isa::$variant => $variant::new().is_some(),)* #[allow(unreachable_patterns)] _ => false }
+            }
+
+            /// Runs `op` with the token of this instruction set.
+            ///
+            /// # Panics
+            /// When the machine does not support it: check [`Isa::is_available`] where one is chosen.
+            #[inline]
+            pub fn dispatch<O: Op>(self, op: O) -> O::Output {
+                match self {
+                    $($(#[cfg($cfg)])? Isa::$variant => match $variant::new() {
+                        Some(simd) => simd.run(op),
+                        None => unavailable(self),
+                    },)*
+                    #[allow(unreachable_patterns)]
+                    _ => unavailable(self),
+                }
+            }
+        }
+    };
+}
+
+isas! {
+    /// Plain loops: the oracle of all others.
+    Scalar = "scalar";
+}
+
+#[cold]
+fn unavailable(isa: Isa) -> ! {
+    panic!("instruction set {isa} is not available on this machine")
+}
+
+impl Isa {
+    /// The instruction sets this machine has, from the slowest to the fastest.
+    pub fn available() -> impl Iterator<Item = Isa> {
+        Self::ALL.iter().copied().filter(|isa| isa.is_available())
+    }
+
+    /// The fastest instruction set of this machine.
+    pub fn best() -> Isa {
+        Self::available().last().unwrap_or(Isa::Scalar)
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The name is not that of an instruction set.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown instruction set '{0}'")]
+pub struct UnknownIsa(pub String);
+
+impl FromStr for Isa {
+    type Err = UnknownIsa;
+
+    fn from_str(name: &str) -> Result<Self, UnknownIsa> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|isa| isa.name().eq_ignore_ascii_case(name))
+            .ok_or_else(|| UnknownIsa(name.to_owned()))
+    }
+}

@@ -1,0 +1,174 @@
+//! The small operations that kernels are written in, in three layers: 16 f32 lanes, 32 bytes with
+//! four f32 lanes, and integer dot products.
+//!
+//! Vectors have the same logical width on every instruction set (a token may hold several registers
+//! for one), so an algorithm is written once and its summation order is the same everywhere. Float
+//! results are equal bit by bit between the instruction sets that have a fused multiply-add (all but
+//! [`Portable`](super::Isa)); integer results are always equal.
+use super::Isa;
+use half::f16;
+
+/// A kernel that runs on any instruction set. Mark `call` `#[inline(always)]`.
+pub trait Op {
+    /// What the kernel returns.
+    type Output;
+
+    /// Runs the kernel with the operations of `simd`.
+    fn call<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// An instruction set. A value of the type proves that this machine has it.
+pub trait Simd: Dots + Send + Sync + 'static {
+    /// The run-time name of this instruction set.
+    const ISA: Isa;
+
+    /// Runs `op` compiled for this instruction set.
+    fn run<O: Op>(self, op: O) -> O::Output;
+}
+
+/// Operations on vectors of 16 f32 lanes.
+pub trait Floats: Copy {
+    /// 16 f32 lanes.
+    type F: Copy;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::F;
+    /// Lane i = `x[i]`.
+    fn load(self, x: &[f32; 16]) -> Self::F;
+    /// Lane i = `x[i]`, zero beyond the end of `x`; at most 16 values are read.
+    fn load_part(self, x: &[f32]) -> Self::F;
+    /// Lane i = the i-th little-endian f32.
+    fn load_le(self, x: &[u8; 64]) -> Self::F;
+    /// Lane i = the i-th little-endian f16.
+    fn load_f16_le(self, x: &[u8; 32]) -> Self::F;
+    /// Lane i = the i-th little-endian bf16.
+    fn load_bf16_le(self, x: &[u8; 32]) -> Self::F;
+    /// Lane i = `x[i]`.
+    fn load_f16(self, x: &[f16; 16]) -> Self::F;
+    /// `out[i]` = lane i.
+    fn store(self, v: Self::F, out: &mut [f32; 16]);
+    /// `out[i]` = lane i, for as many as `out` holds (at most 16).
+    fn store_part(self, v: Self::F, out: &mut [f32]);
+    /// `out[i]` = lane i rounded to f16, to nearest even.
+    fn store_f16(self, v: Self::F, out: &mut [f16; 16]);
+    /// Lane i rounded to the nearest integer (ties to even), as i8; lanes must lie in -127..=127.
+    fn store_i8(self, v: Self::F, out: &mut [i8; 16]);
+
+    /// a + b
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a − b
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a · b
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a / b
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a · b + c, rounded once where the instruction set can.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The larger of a and b (unspecified for NaN).
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The smaller of a and b (unspecified for NaN).
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// |a|
+    fn abs(self, a: Self::F) -> Self::F;
+    /// The nearest integer, ties to even; |a| < 2³¹.
+    fn round(self, a: Self::F) -> Self::F;
+    /// 2ⁿ for integral lanes n in −126..=127.
+    fn pow2(self, n: Self::F) -> Self::F;
+    /// Where a < b the lane of x, else that of y (NaN compares as not less).
+    fn select_lt(self, a: Self::F, b: Self::F, x: Self::F, y: Self::F) -> Self::F;
+    /// Sum of the lanes in the fixed tree order: lanes i and i+8, then i+4, i+2, i+1.
+    fn sum(self, a: Self::F) -> f32;
+    /// The largest lane (unspecified with NaN).
+    fn max_lane(self, a: Self::F) -> f32;
+}
+
+/// Operations on vectors of 32 bytes and of four f32 lanes, which unpack the block formats.
+pub trait Bytes: Floats {
+    /// 32 bytes.
+    type B: Copy;
+    /// Four f32 lanes.
+    type F4: Copy;
+
+    /// All bytes `x`.
+    fn b_splat(self, x: u8) -> Self::B;
+    /// Bytes 0..16 are `lo`, 16..32 are `hi`.
+    fn b_pair(self, lo: u8, hi: u8) -> Self::B;
+    /// Loads 32 bytes.
+    fn b_load(self, x: &[u8; 32]) -> Self::B;
+    /// Loads 16 bytes into both halves.
+    fn b_load_twice(self, x: &[u8; 16]) -> Self::B;
+    /// Low nibbles of the 16 bytes, then their high nibbles.
+    fn b_nibbles(self, x: &[u8; 16]) -> Self::B;
+    /// Byte i is `value` when bit i of `bits` is set, else 0.
+    fn b_bits(self, bits: u32, value: u8) -> Self::B;
+    /// Stores 32 bytes.
+    fn b_store(self, v: Self::B, out: &mut [u8; 32]);
+    /// a & b
+    fn b_and(self, a: Self::B, b: Self::B) -> Self::B;
+    /// a | b
+    fn b_or(self, a: Self::B, b: Self::B) -> Self::B;
+    /// a ^ b
+    fn b_xor(self, a: Self::B, b: Self::B) -> Self::B;
+    /// a + b modulo 256
+    fn b_add(self, a: Self::B, b: Self::B) -> Self::B;
+    /// a − b modulo 256
+    fn b_sub(self, a: Self::B, b: Self::B) -> Self::B;
+    /// Each byte shifted right by `N` < 8, zeros enter.
+    fn b_shr<const N: u32>(self, a: Self::B) -> Self::B;
+    /// Each byte shifted left by `N` < 8, zeros enter.
+    fn b_shl<const N: u32>(self, a: Self::B) -> Self::B;
+    /// Byte i = `table[index[i]]` in its own half: bytes 0..16 of `index` look into bytes 0..16 of
+    /// `table`, the others into 16..32. Indices must be below 16.
+    fn b_lut(self, table: Self::B, index: Self::B) -> Self::B;
+
+    /// All lanes `x`.
+    fn f4_splat(self, x: f32) -> Self::F4;
+    /// Lane i = `x[i]`.
+    fn f4_load(self, x: &[f32; 4]) -> Self::F4;
+    /// Lane i = the little-endian f16 `x[i]`.
+    fn f4_f16(self, x: [[u8; 2]; 4]) -> Self::F4;
+    /// Lane i = `x[i]`, exact for |x| < 2²⁴.
+    fn f4_i32(self, x: [i32; 4]) -> Self::F4;
+    /// The four lanes.
+    fn f4_array(self, a: Self::F4) -> [f32; 4];
+    /// a · b
+    fn f4_mul(self, a: Self::F4, b: Self::F4) -> Self::F4;
+    /// a · b + c, rounded once where the instruction set can.
+    fn f4_fma(self, a: Self::F4, b: Self::F4, c: Self::F4) -> Self::F4;
+    /// (lane 0 + lane 1) + (lane 2 + lane 3): the order that ends every quantised product.
+    #[inline(always)]
+    fn f4_sum(self, a: Self::F4) -> f32 {
+        let [a, b, c, d] = self.f4_array(a);
+        (a + b) + (c + d)
+    }
+}
+
+/// Integer dot products of unsigned weights with signed activations.
+pub trait Dots: Bytes {
+    /// Four i32 lanes, one per block of a group of 128 values.
+    type I4: Copy;
+
+    /// Weights up to this value are multiplied as they are. Of larger ones the dot operations
+    /// subtract [`WIDE_OFFSET`], by working on the byte with its top bit flipped as a signed one;
+    /// the caller makes up for it in the initial value. See [`Dots::offset`].
+    const NARROW_MAX: u8;
+
+    /// What dot products subtract from every weight of a format with values up to `max`.
+    #[inline(always)]
+    fn offset(self, max: u8) -> i32 {
+        if max > Self::NARROW_MAX { WIDE_OFFSET } else { 0 }
+    }
+
+    /// Dot products of four blocks of 32: lane b of result h is the exact sum over the 16 values of
+    /// half h of block b of (weight − `offset(max)`) · activation. Weights must not exceed `max`.
+    fn dots(self, max: u8, q: [Self::B; 4], a: &[i8; 128]) -> [Self::I4; 2];
+    /// Lane i = `x[i]`.
+    fn i4_load(self, x: &[i32; 4]) -> Self::I4;
+    /// a + b
+    fn i4_add(self, a: Self::I4, b: Self::I4) -> Self::I4;
+    /// Lanes as f32, rounded to nearest even.
+    fn i4_float(self, a: Self::I4) -> Self::F4;
+}
+
+/// Half of the range of a byte: see [`Dots::NARROW_MAX`].
+pub const WIDE_OFFSET: i32 = 128;

@@ -1,0 +1,297 @@
+use super::*;
+use crate::format::{Quantised, as_blocks, decode_row, random_row};
+use crate::isa::{Isa, Scalar};
+
+/// A small generator (splitmix64).
+fn rng(mut state: u64) -> impl FnMut() -> u64 {
+    move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+}
+
+fn normal(rng: &mut impl FnMut() -> u64) -> f32 {
+    (0..4).map(|_| (rng() >> 40) as f32 / (1u32 << 24) as f32 - 0.5).sum::<f32>() * 1.7
+}
+
+/// The canonical product of one row and one token, step by step as the module of `matvec` defines it.
+fn oracle<Q: Quantised>(row: &[u8], q: &[i8], d: &[f32]) -> f32 {
+    let simd = Scalar::new().unwrap();
+    let cols = row.len() / Q::BLOCK_BYTES * Q::BLOCK_LEN;
+    let mut bytes = row.to_vec();
+    bytes.resize((cols.next_multiple_of(128) / Q::BLOCK_LEN).max(Q::UNIT) * Q::BLOCK_BYTES, 0);
+    let blocks = as_blocks::<Q>(&bytes);
+    let mut acc = [0.0f32; 4];
+    for b in 0..cols / 32 {
+        let group = b / 4;
+        let unit = group / Q::HALVES * Q::UNIT;
+        let unpacked = Q::unpack128(simd, &blocks[unit..unit + Q::UNIT], group % Q::HALVES);
+        let class = b % 4;
+        let mut isum = [0i32; 2];
+        let mut sum = [0i32; 2];
+        for e in 0..32 {
+            assert!(unpacked.q[class][e] <= Q::MAX);
+            let a = i32::from(q[b * 32 + e]);
+            isum[e / 16] += (i32::from(unpacked.q[class][e]) - Q::BIAS) * a;
+            sum[e / 16] += a;
+        }
+        let scale = |h: usize| unpacked.d[h][class];
+        let t = if Q::SCALES == 1 {
+            (isum[0] + isum[1]) as f32 * scale(0)
+        } else {
+            (isum[1] as f32).mul_add(scale(1), isum[0] as f32 * scale(0))
+        };
+        acc[class] = t.mul_add(d[b], acc[class]);
+        let sums = if Q::MINS == 2 { sum } else { [sum[0] + sum[1], 0] };
+        for (h, &sum) in sums[..Q::MINS].iter().enumerate() {
+            acc[class] = unpacked.m[h][class].mul_add(d[b] * sum as f32, acc[class]);
+        }
+    }
+    (acc[0] + acc[1]) + (acc[2] + acc[3])
+}
+
+fn oracle_of(ty: TensorType) -> fn(&[u8], &[i8], &[f32]) -> f32 {
+    match ty {
+        TensorType::Q4_0 => oracle::<crate::format::blocks::Q4_0>,
+        TensorType::Q8_0 => oracle::<crate::format::blocks::Q8_0>,
+        _ => unreachable!(),
+    }
+}
+
+/// Formats under test.
+fn formats() -> impl Iterator<Item = TensorType> {
+    [TensorType::Q4_0, TensorType::Q8_0].into_iter()
+}
+
+struct Case {
+    ty: TensorType,
+    rows: usize,
+    cols: usize,
+    weights: Vec<u8>,
+    n: usize,
+    x: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Case {
+    fn new(ty: TensorType, rows: usize, cols: usize, n: usize) -> Case {
+        let mut rng = rng((rows * 31 + cols * 7 + n) as u64);
+        let mut weights = vec![0; rows * ty.row_bytes(cols).unwrap()];
+        random_row(ty, &mut rng, 1.0, &mut weights);
+        let x = (0..n * cols).map(|_| normal(&mut rng)).collect();
+        let bias = (0..rows).map(|_| normal(&mut rng)).collect();
+        Case { ty, rows, cols, weights, n, x, bias }
+    }
+
+    fn matrix(&self) -> Matrix<'_> {
+        Matrix::new(self.ty, self.rows, self.cols, &self.weights).unwrap()
+    }
+
+    /// `linear` of the tokens `tokens` of this case, over `out` = 0.25 when adding.
+    fn linear(&self, team: &Team, tokens: Range<usize>, bias: bool, add: bool) -> Vec<f32> {
+        let n = tokens.len();
+        let stride = self.rows + 3;
+        let mut out = vec![0.25; n * stride];
+        let mut acts = Acts::new(n, self.cols);
+        let x = &self.x[tokens.start * self.cols..tokens.end * self.cols];
+        acts.set(team, x, n, self.cols);
+        let bias = bias.then_some(&self.bias[..]);
+        let product = Product { w: self.matrix(), bias, out: &mut out, out_stride: stride, add };
+        linear(team, &acts, x, &mut [product]);
+        assert!(out.chunks(stride).all(|row| row[self.rows..] == [0.25; 3]), "writes beyond its rows");
+        out.chunks(stride).flat_map(|row| row[..self.rows].to_vec()).collect()
+    }
+
+    /// The canonical results, [n][rows].
+    fn expected(&self) -> Vec<f32> {
+        let team = Team::new(1, Isa::Scalar).unwrap();
+        let mut acts = Acts::new(self.n, self.cols);
+        acts.set(&team, &self.x, self.n, self.cols);
+        let oracle = oracle_of(self.ty);
+        let w = self.matrix();
+        (0..self.n)
+            .flat_map(|t| {
+                let a = acts.row(t);
+                (0..self.rows).map(move |r| oracle(w.row(r), a.q, a.d)).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+}
+
+#[track_caller]
+fn assert_bits(got: &[f32], want: &[f32], what: &dyn std::fmt::Display) {
+    assert_eq!(got.len(), want.len());
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert!(g.to_bits() == w.to_bits(), "{what}: value {i} is {g:e}, not {w:e}");
+    }
+}
+
+/// Whether results must equal the oracle's bit by bit: everywhere with a fused multiply-add.
+fn is_exact(isa: Isa) -> bool {
+    isa.name() != "portable"
+}
+
+#[track_caller]
+fn assert_agrees(isa: Isa, got: &[f32], want: &[f32], what: &str) {
+    if is_exact(isa) {
+        return assert_bits(got, want, &format_args!("{isa} {what}"));
+    }
+    let scale = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    for (g, w) in got.iter().zip(want) {
+        assert!((g - w).abs() <= 2e-6 * scale, "{isa} {what}: {g} is not {w}");
+    }
+}
+
+#[test]
+fn every_isa_and_format_equals_the_oracle() {
+    for ty in formats() {
+        let len = ty.block_len();
+        for (rows, blocks) in [(1, 1), (7, 2), (33, 3), (70, 5), (64, 8), (37, 9)] {
+            for n in [1, 2, 3, 4, 7, 13] {
+                let case = Case::new(ty, rows, blocks * len, n);
+                let want = case.expected();
+                for isa in Isa::available() {
+                    let team = Team::new(1, isa).unwrap();
+                    let what = format!("{ty} {rows}x{} · {n}", case.cols);
+                    assert_agrees(isa, &case.linear(&team, 0..n, false, false), &want, &what);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn bias_and_residual_are_added_in_order() {
+    for ty in formats() {
+        for n in [1, 9] {
+            let case = Case::new(ty, 40, 512, n);
+            let want = case.expected();
+            for isa in Isa::available().filter(|&isa| is_exact(isa)) {
+                let team = Team::new(2, isa).unwrap();
+                let with = |f: fn(f32, f32) -> f32| -> Vec<f32> {
+                    want.iter().enumerate().map(|(i, &y)| f(y, case.bias[i % 40])).collect()
+                };
+                let what = format!("{isa} {ty}");
+                assert_bits(&case.linear(&team, 0..n, true, false), &with(|y, b| y + b), &what);
+                assert_bits(&case.linear(&team, 0..n, false, true), &with(|y, _| 0.25 + y), &what);
+                assert_bits(&case.linear(&team, 0..n, true, true), &with(|y, b| 0.25 + (y + b)), &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn threads_and_batches_do_not_change_bits() {
+    for ty in formats() {
+        let n = 23;
+        let case = Case::new(ty, 171, 768, n);
+        for isa in Isa::available() {
+            let want = case.linear(&Team::new(1, isa).unwrap(), 0..n, true, false);
+            for threads in [2, 3, 5] {
+                let team = Team::new(threads, isa).unwrap();
+                assert_bits(
+                    &case.linear(&team, 0..n, true, false),
+                    &want,
+                    &format_args!("{isa} {ty} ·{threads}"),
+                );
+            }
+            let team = Team::new(2, isa).unwrap();
+            for split in [1, 2, 3, 6, 10, 22] {
+                let mut got = case.linear(&team, 0..split, true, false);
+                got.extend(case.linear(&team, split..n, true, false));
+                assert_bits(&got, &want, &format_args!("{isa} {ty} batch {split}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn several_products_in_one_phase_equal_single_ones() {
+    let (a, b) = (Case::new(TensorType::Q4_0, 70, 256, 5), Case::new(TensorType::Q8_0, 33, 256, 5));
+    for isa in Isa::available() {
+        for threads in [1, 3] {
+            let team = Team::new(threads, isa).unwrap();
+            let mut acts = Acts::new(5, 256);
+            acts.set(&team, &a.x, 5, 256);
+            let (mut ya, mut yb) = (vec![0.0; 5 * 70], vec![0.0; 5 * 33]);
+            let mut single = (ya.clone(), yb.clone());
+            let product = |w, out, out_stride| Product { w, bias: None, out, out_stride, add: false };
+            linear(&team, &acts, &a.x, &mut [product(a.matrix(), &mut single.0, 70)]);
+            linear(&team, &acts, &a.x, &mut [product(b.matrix(), &mut single.1, 33)]);
+            let mut both = [product(a.matrix(), &mut ya, 70), product(b.matrix(), &mut yb, 33)];
+            linear(&team, &acts, &a.x, &mut both);
+            assert_eq!((ya, yb), single, "{isa}");
+        }
+    }
+}
+
+/// The whole chain against f64 on decoded weights: what the oracle shares with the kernels cannot hide here.
+#[test]
+fn products_are_near_the_true_ones() {
+    for ty in formats() {
+        let case = Case::new(ty, 8, 1024, 2);
+        let got = case.linear(&Team::new(1, Isa::best()).unwrap(), 0..2, false, false);
+        let (mut error, mut power) = (0.0f64, 0.0f64);
+        for t in 0..2 {
+            for r in 0..8 {
+                let mut w = vec![0.0; 1024];
+                decode_row(ty, case.matrix().row(r), &mut w);
+                let x = &case.x[t * 1024..(t + 1) * 1024];
+                let y: f64 = w.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
+                error += (y - f64::from(got[t * 8 + r])).powi(2);
+                power += y * y;
+            }
+        }
+        assert!(error / power < 5e-4, "{ty}: NMSE {}", error / power);
+    }
+}
+
+#[test]
+fn extreme_weights_do_not_saturate() {
+    for ty in formats() {
+        for fill in [0u8, 0xff, 0x80, 0x7f] {
+            let (rows, cols, n) = (33, 256, 7);
+            let mut case = Case::new(ty, rows, cols, n);
+            // Every byte the same; the f16 fields are left as they were.
+            let kept = case.weights.clone();
+            fill_quants(ty, &mut case.weights, fill);
+            assert_ne!(kept, case.weights);
+            case.x.iter_mut().enumerate().for_each(|(i, x)| *x = if i / 32 % 3 == 0 { -1.0 } else { 1.0 });
+            let want = case.expected();
+            for isa in Isa::available() {
+                let team = Team::new(1, isa).unwrap();
+                assert_agrees(
+                    isa,
+                    &case.linear(&team, 0..n, false, false),
+                    &want,
+                    &format!("{ty} {fill:#x}"),
+                );
+                assert_agrees(
+                    isa,
+                    &case.linear(&team, 0..1, false, false),
+                    &want[..rows],
+                    &format!("{ty} {fill:#x}"),
+                );
+            }
+        }
+    }
+}
+
+/// Sets every byte of the blocks to `fill`, then puts back a finite pattern where that made a scale infinite or NaN.
+fn fill_quants(ty: TensorType, weights: &mut [u8], fill: u8) {
+    let size = ty.block_bytes();
+    let mut values = vec![0.0; ty.block_len()];
+    for block in weights.chunks_exact_mut(size) {
+        let old = block.to_vec();
+        for i in 0..size {
+            block[i] = fill;
+            decode_row(ty, block, &mut values);
+            if values.iter().any(|v| !v.is_finite() || v.abs() > 1e6) {
+                block[i] = old[i];
+            }
+        }
+    }
+}

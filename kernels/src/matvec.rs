@@ -1,0 +1,149 @@
+//! Decode: rows of a quantised matrix times one token's activations.
+//!
+//! The order of summation is the one all quantised products share. Block b of 32 values belongs to class
+//! b mod 4, and each class has one chain of f32 sums in ascending b:
+//!
+//! ```text
+//!     t = scale · Σ (weight − BIAS) · activation      the sum is exact, in integers
+//!     t = scale1 · Σ over the second half + t         only with two scales per block
+//!     acc = t · (activation scale) + acc              fused, as the next
+//!     acc = min · (scaled sum of activations) + acc   once for each min
+//! ```
+//!
+//! and the result is (acc0 + acc1) + (acc2 + acc3). Here the four classes are the four lanes of a vector.
+use crate::acts::{BLOCK, GROUP, Row};
+use crate::format::{Group, Quantised, TensorType, as_blocks, blocks};
+use crate::isa::{Isa, Op, Simd};
+use crate::linear::{Matrix, Out};
+use crate::team::Scratch;
+use std::ops::Range;
+
+/// Computes `rows` of `w` times `acts`, as token `t` of `out`.
+pub(crate) fn matvec(
+    isa: Isa,
+    w: &Matrix,
+    rows: Range<usize>,
+    acts: Row,
+    t: usize,
+    out: &Out,
+    scratch: &mut Scratch,
+) {
+    match w.ty() {
+        TensorType::Q4_0 => isa.dispatch(Rows::<blocks::Q4_0>::new(w, rows, acts, t, out, scratch)),
+        TensorType::Q8_0 => isa.dispatch(Rows::<blocks::Q8_0>::new(w, rows, acts, t, out, scratch)),
+        ty => todo!("{ty}"),
+    }
+}
+
+struct Rows<'a, Q> {
+    /// [rows][cols / BLOCK_LEN]
+    blocks: &'a [Q],
+    row_blocks: usize,
+    rows: Range<usize>,
+    acts: Row<'a>,
+    t: usize,
+    out: &'a Out<'a>,
+    scratch: &'a mut Scratch,
+}
+
+impl<'a, Q: Quantised> Rows<'a, Q> {
+    fn new(
+        w: &Matrix<'a>,
+        rows: Range<usize>,
+        acts: Row<'a>,
+        t: usize,
+        out: &'a Out<'a>,
+        scratch: &'a mut Scratch,
+    ) -> Self {
+        let row_blocks = w.cols() / Q::BLOCK_LEN;
+        Rows { blocks: as_blocks(w.data()), row_blocks, rows, acts, t, out, scratch }
+    }
+}
+
+impl<Q: Quantised> Op for Rows<'_, Q> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<S: Simd>(self, simd: S) {
+        let init = self.scratch.get::<i32>(self.acts.sums.len());
+        let bias = Q::BIAS - simd.offset(Q::MAX);
+        for (init, &sum) in init.iter_mut().zip(self.acts.sums) {
+            *init = -bias * sum;
+        }
+        let acts = Prepared::new(self.acts, init);
+        for r in self.rows {
+            let y = row::<S, Q>(simd, &self.blocks[r * self.row_blocks..(r + 1) * self.row_blocks], &acts);
+            // SAFETY: this thread owns the rows it was given.
+            unsafe { self.out.put(self.t, r, &[y]) };
+        }
+    }
+}
+
+/// Activations cut into groups of 128 values; a lane of each array is a class.
+struct Prepared<'a> {
+    q: &'a [[i8; GROUP]],
+    d: &'a [[f32; 4]],
+    /// −BIAS · Σ quants: of first halves, second halves, whole blocks.
+    init: [&'a [[i32; 4]]; 3],
+    /// scale · Σ quants, likewise.
+    scaled: [&'a [[f32; 4]]; 3],
+}
+
+impl<'a> Prepared<'a> {
+    fn new(row: Row<'a>, init: &'a [i32]) -> Self {
+        let blocks = row.q.len() / BLOCK;
+        Prepared {
+            q: row.q.as_chunks().0,
+            d: row.d.as_chunks().0,
+            init: std::array::from_fn(|i| init[i * blocks..(i + 1) * blocks].as_chunks().0),
+            scaled: std::array::from_fn(|i| row.scaled[i * blocks..(i + 1) * blocks].as_chunks().0),
+        }
+    }
+}
+
+/// The product of one row.
+#[inline(always)]
+fn row<S: Simd, Q: Quantised>(simd: S, blocks: &[Q], acts: &Prepared) -> f32 {
+    let mut acc = simd.f4_splat(0.0);
+    let mut g = 0;
+    let units = blocks.chunks_exact(Q::UNIT);
+    let rest = units.remainder();
+    for unit in units {
+        for half in 0..Q::HALVES {
+            acc = step::<S, Q>(simd, acc, Q::unpack128(simd, unit, half), acts, g);
+            g += 1;
+        }
+    }
+    if !rest.is_empty() {
+        // Blocks of zero bytes in the place of the missing ones: their scale is 0, and so is all they add.
+        let mut bytes = [0; 4 * 34];
+        let padded = crate::format::as_blocks_mut::<Q>(&mut bytes);
+        padded[..rest.len()].copy_from_slice(rest);
+        acc = step::<S, Q>(simd, acc, Q::unpack128(simd, &padded[..Q::UNIT], 0), acts, g);
+    }
+    simd.f4_sum(acc)
+}
+
+/// Adds the products of group `g` to the chains.
+#[inline(always)]
+fn step<S: Simd, Q: Quantised>(simd: S, acc: S::F4, group: Group<S>, acts: &Prepared, g: usize) -> S::F4 {
+    let [lo, hi] = simd.dots(Q::MAX, group.q, &acts.q[g]);
+    let init = |i: usize| simd.i4_load(&acts.init[i][g]);
+    let t = if Q::SCALES == 1 {
+        let sum = simd.i4_add(simd.i4_add(lo, hi), init(2));
+        simd.f4_mul(simd.i4_float(sum), group.d[0])
+    } else {
+        let lo = simd.i4_float(simd.i4_add(lo, init(0)));
+        let hi = simd.i4_float(simd.i4_add(hi, init(1)));
+        simd.f4_fma(hi, group.d[1], simd.f4_mul(lo, group.d[0]))
+    };
+    let mut acc = simd.f4_fma(t, simd.f4_load(&acts.d[g]), acc);
+    let scaled = |i: usize| simd.f4_load(&acts.scaled[i][g]);
+    if Q::MINS == 1 {
+        acc = simd.f4_fma(group.m[0], scaled(2), acc);
+    } else if Q::MINS == 2 {
+        acc = simd.f4_fma(group.m[0], scaled(0), acc);
+        acc = simd.f4_fma(group.m[1], scaled(1), acc);
+    }
+    acc
+}
