@@ -4,3 +4,6 @@
 //! tokens and their cache. The program half (`commands`) is built with the default feature `cli`.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
+
+pub mod sampler;
+pub mod text;

@@ -54,47 +54,55 @@ pub(super) fn scale<const N: usize>(x: &[f32; N], lo: f32, hi: f32) -> f32 {
     best
 }
 
-/// The scale d ≥ 0 and minimum m that make Σ(x − d·q − m)² small, where q are integers in `0..=levels`.
+/// The scale d ≥ 0 and minimum m ≤ `ceiling` that make Σ(x − d·q − m)² small, where q are integers in `0..=levels`.
 ///
 /// Tries grids a little narrower than the range of the values; each try chooses the quants, and a linear regression on
 /// the quants the best d and m.
-pub(super) fn scale_and_min<const N: usize>(x: &[f32; N], levels: f32) -> (f32, f32) {
+pub(super) fn scale_and_min<const N: usize>(x: &[f32; N], levels: f32, ceiling: f32) -> (f32, f32) {
     let mut x = *x;
-    let (mut min, mut max) = (LIMIT, -LIMIT);
+    let (mut min, mut max) = (LIMIT.min(ceiling), -LIMIT);
     for v in &mut x {
         *v = v.clamp(-LIMIT, LIMIT);
         min = min.min(*v);
         max = max.max(*v);
     }
     if max - min < NEGLIGIBLE {
-        return (0.0, 0.5 * (min + max));
+        return (0.0, min);
     }
     // Centred values lose no digits in the sums.
     let centre = 0.5 * (min + max);
-    let mut mean = 0.0;
+    let (min, ceiling) = (min - centre, ceiling - centre);
+    let (mut sum, mut squares) = (0.0, 0.0);
     for v in &mut x {
         *v -= centre;
-        mean += *v / N as f32;
+        sum += *v;
+        squares += *v * *v;
     }
-    let (mut best, mut best_score) = (((max - min) / levels, min - centre), f32::MIN);
+    let (n, mean) = (N as f32, sum / N as f32);
+    let (mut best, mut least) = ((-2.0 * min / levels, min), f32::MAX);
     for step in -2..=8 {
-        let low = (min - centre) * (1.0 - 0.025 * step as f32);
+        let low = min * (1.0 - 0.025 * step as f32);
         let inverse = -0.5 * levels / low;
-        let (mut sum, mut qq, mut xq) = (0.0, 0.0, 0.0);
+        let (mut sum_q, mut qq, mut xq) = (0.0, 0.0, 0.0);
         for v in &x {
             let q = nearest((v - low) * inverse, 0.0, levels);
-            sum += q;
+            sum_q += q;
             qq += q * q;
             xq += v * q;
         }
-        let mean_q = sum / N as f32;
-        let (variance, covariance) = (qq - sum * mean_q, xq - sum * mean);
-        // With the best d and m the squared error is Σ(x − mean)² − covariance²/variance. Minimum and maximum are
-        // quantised apart, so the variance is positive.
-        let score = covariance * covariance / variance;
-        if score > best_score {
-            let d = covariance / variance;
-            (best, best_score) = ((d, mean - d * mean_q), score);
+        let (variance, covariance) = (qq - sum_q * sum_q / n, xq - sum_q * mean);
+        let d = covariance / variance;
+        let m = mean - d * sum_q / n;
+        let (fit, error) = if variance > 0.0 && m <= ceiling {
+            ((d, m), squares - sum * mean - covariance * d)
+        } else {
+            // The line through the ceiling, also where all quants are equal (sums of integers: exactly 0).
+            let product = xq - ceiling * sum_q;
+            let d = product / qq;
+            ((d, ceiling), squares - ceiling * (2.0 * sum - n * ceiling) - product * d)
+        };
+        if error < least {
+            (best, least) = (fit, error);
         }
     }
     (best.0, best.1 + centre)

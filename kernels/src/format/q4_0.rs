@@ -56,7 +56,7 @@ fn encode(x: &[f32]) -> Q4_0 {
 }
 
 /// Nearest quants in `lo..=hi` of values under the grid d·q + m; all 0 (or the nearest to it) when d is 0.
-pub(super) fn quants(x: &[f32; 32], d: f32, m: f32, lo: f32, hi: f32) -> [i32; 32] {
+pub(super) fn quants<const N: usize>(x: &[f32; N], d: f32, m: f32, lo: f32, hi: f32) -> [i32; N] {
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
     x.map(|v| fit::nearest((v - m) * inverse, lo, hi) as i32)
 }

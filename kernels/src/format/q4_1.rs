@@ -37,7 +37,7 @@ impl Format for Q4_1 {
 
 fn encode(x: &[f32]) -> Q4_1 {
     let x: &[f32; 32] = x.try_into().expect("a block of 32");
-    let (d, m) = fit::scale_and_min(x, 15.0);
+    let (d, m) = fit::scale_and_min(x, 15.0, f32::INFINITY);
     let (d, m) = (f16_bytes(d), f16_bytes(m));
     let q = quants(x, f16_value(d), f16_value(m), 0.0, 15.0);
     Q4_1 { d, m, qs: pack_nibbles(&q.map(|q| q as u8)) }

@@ -1,6 +1,7 @@
 //! Q4_K: 8 sub-blocks of 32 values of 4 bits, each with a 6-bit scale and minimum, v = d·sc·q − dmin·mn.
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_scale};
-use super::{Format, TensorType};
+use super::q4_0::quants;
+use super::{Format, TensorType, fit};
 
 block! {
     /// Spec: `block_q4_K` in <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>
@@ -19,6 +20,7 @@ block! {
 impl Format for Q4K {
     const TYPE: TensorType = TensorType::Q4K;
     const BLOCK_LEN: usize = 256;
+    const ENCODE: Option<fn(&[f32]) -> Self> = Some(encode);
 
     fn decode(&self, out: &mut [f32]) {
         let (d, dmin) = (f16_value(self.d), f16_value(self.dmin));
@@ -37,6 +39,54 @@ impl Format for Q4K {
         let block: Self = random_block(rng);
         Self { d: f16_bytes(d), dmin: f16_bytes(7.5 * d), scales: centred_scales(block.scales), ..block }
     }
+}
+
+fn encode(x: &[f32]) -> Q4K {
+    let Fit { d, dmin, scales, q } = fit_block(x, 15.0);
+    let qs = std::array::from_fn(|i| {
+        let e = 64 * (i / 32) + i % 32;
+        q[e] | q[e + 32] << 4
+    });
+    Q4K { d, dmin, scales, qs }
+}
+
+/// A fitted block of Q4_K or Q5_K: the packed scales and the quants, not yet packed.
+pub(super) struct Fit {
+    pub d: [u8; 2],
+    pub dmin: [u8; 2],
+    pub scales: [u8; 12],
+    pub q: [u8; 256],
+}
+
+/// Fits 256 values with quants in `0..=levels`.
+pub(super) fn fit_block(x: &[f32], levels: f32) -> Fit {
+    let (blocks, _) = x.as_chunks::<32>();
+    // The minimum is stored as a magnitude to subtract, so it cannot be positive.
+    let ideal: [(f32, f32); 8] = std::array::from_fn(|b| fit::scale_and_min(&blocks[b], levels, 0.0));
+    let (max_d, max_m) = ideal.iter().fold((0.0f32, 0.0f32), |(d, m), fit| (d.max(fit.0), m.max(-fit.1)));
+    let (d, dmin) = (f16_bytes(max_d / 63.0), f16_bytes(max_m / 63.0));
+    let (scale, min) = (f16_value(d), f16_value(dmin));
+    let (mut scales, mut mins, mut q) = ([0; 8], [0; 8], [0; 256]);
+    for (b, q) in q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let [nearest] = quants(&[ideal[b].0], scale, 0.0, 0.0, 63.0);
+        let mut least = f32::INFINITY;
+        // Six bits are coarse for a scale: its neighbours, each with the minimum that suits it, may fit better.
+        for sc in (nearest - 1).max(0)..=(nearest + 1).min(63) {
+            let sub_scale = scale * sc as f32;
+            let free = quants(&blocks[b], sub_scale, ideal[b].1, 0.0, levels);
+            let rest = blocks[b].iter().zip(free).map(|(x, q)| sub_scale * q as f32 - x).sum::<f32>() / 32.0;
+            let [mn] = quants(&[rest], min, 0.0, 0.0, 63.0);
+            let m = -min * mn as f32;
+            let tried = quants(&blocks[b], sub_scale, m, 0.0, levels);
+            let error =
+                blocks[b].iter().zip(tried).map(|(x, q)| (sub_scale * q as f32 + m - x).powi(2)).sum();
+            if error < least {
+                least = error;
+                (scales[b], mins[b], *q) = (sc as u8, mn as u8, tried.map(|q| q as u8));
+            }
+        }
+    }
+    Fit { d, dmin, scales: pack_scales(&scales, &mins), q }
 }
 
 /// The 6-bit scales and minimums of Q4_K and Q5_K. The first four of each are the low six bits of bytes 0..4 (scales)

@@ -40,7 +40,7 @@ impl Format for Q5_1 {
 
 fn encode(x: &[f32]) -> Q5_1 {
     let x: &[f32; 32] = x.try_into().expect("a block of 32");
-    let (d, m) = fit::scale_and_min(x, 31.0);
+    let (d, m) = fit::scale_and_min(x, 31.0, f32::INFINITY);
     let (d, m) = (f16_bytes(d), f16_bytes(m));
     let q = quants(x, f16_value(d), f16_value(m), 0.0, 31.0).map(|q| q as u8);
     Q5_1 { d, m, qh: pack_fifth(&q), qs: pack_nibbles(&q) }

@@ -1,6 +1,6 @@
 //! Q5_K: 8 sub-blocks of 32 values of 5 bits, each with a 6-bit scale and minimum, v = d·sc·q − dmin·mn.
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_scale};
-use super::q4_k::{SCALE_MEAN_SQUARE, centred_scales, unpack_scales};
+use super::q4_k::{Fit, SCALE_MEAN_SQUARE, centred_scales, fit_block, unpack_scales};
 use super::{Format, TensorType};
 
 block! {
@@ -22,6 +22,7 @@ block! {
 impl Format for Q5K {
     const TYPE: TensorType = TensorType::Q5K;
     const BLOCK_LEN: usize = 256;
+    const ENCODE: Option<fn(&[f32]) -> Self> = Some(encode);
 
     fn decode(&self, out: &mut [f32]) {
         let (d, dmin) = (f16_value(self.d), f16_value(self.dmin));
@@ -41,4 +42,14 @@ impl Format for Q5K {
         let block: Self = random_block(rng);
         Self { d: f16_bytes(d), dmin: f16_bytes(15.5 * d), scales: centred_scales(block.scales), ..block }
     }
+}
+
+fn encode(x: &[f32]) -> Q5K {
+    let Fit { d, dmin, scales, q } = fit_block(x, 31.0);
+    let qs = std::array::from_fn(|i| {
+        let e = 64 * (i / 32) + i % 32;
+        q[e] & 15 | q[e + 32] << 4
+    });
+    let qh = std::array::from_fn(|l| (0..8).fold(0, |bits, b| bits | (q[32 * b + l] >> 4) << b));
+    Q5K { d, dmin, scales, qh, qs }
 }

@@ -1,6 +1,7 @@
 //! Q6_K: 16 sub-blocks of 16 values of 6 bits, each with an 8-bit scale, v = d·sc·(q − 32).
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_scale};
-use super::{Format, TensorType};
+use super::q4_0::quants;
+use super::{Format, TensorType, fit};
 
 block! {
     /// Spec: `block_q6_K` in <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>
@@ -19,6 +20,7 @@ block! {
 impl Format for Q6K {
     const TYPE: TensorType = TensorType::Q6K;
     const BLOCK_LEN: usize = 256;
+    const ENCODE: Option<fn(&[f32]) -> Self> = Some(encode);
 
     fn decode(&self, out: &mut [f32]) {
         let d = f16_value(self.d);
@@ -38,4 +40,28 @@ impl Format for Q6K {
         let rms = (5461.5f32 * 341.5).sqrt() * SCALE_RMS;
         Self { d: f16_bytes(random_scale(rng, std / rms)), ..random_block(rng) }
     }
+}
+
+fn encode(x: &[f32]) -> Q6K {
+    let (blocks, _) = x.as_chunks::<16>();
+    let ideal: [f32; 16] = std::array::from_fn(|s| fit::scale(&blocks[s], -32.0, 31.0));
+    let largest = ideal.iter().fold(0.0f32, |max, &d| if d.abs() > max.abs() { d } else { max });
+    // The scale of the largest magnitude becomes −128, the end of the range that reaches further.
+    let d = f16_bytes(largest / -128.0);
+    let scale = f16_value(d);
+    let (mut scales, mut q) = ([0; 16], [0; 256]);
+    for (s, q) in q.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        let [sc] = quants(&[ideal[s]], scale, 0.0, -128.0, 127.0);
+        scales[s] = sc as u8;
+        *q = quants(&blocks[s], scale * sc as f32, 0.0, -32.0, 31.0).map(|q| (q + 32) as u8);
+    }
+    let ql = std::array::from_fn(|i| {
+        let e = 128 * (i / 64) + i % 64;
+        q[e] & 15 | q[e + 64] << 4
+    });
+    let qh = std::array::from_fn(|i| {
+        let e = 128 * (i / 32) + i % 32;
+        (0..4).fold(0, |bits, k| bits | (q[e + 32 * k] >> 4) << (2 * k))
+    });
+    Q6K { ql, qh, scales, d }
 }

@@ -1,0 +1,237 @@
+//! Each sampler against a slow and obvious computation of the distribution it stands for.
+use super::*;
+
+impl Vocab for () {
+    fn n_tokens(&self) -> usize {
+        0
+    }
+    fn bytes(&self, _: u32) -> Vec<u8> {
+        Vec::new()
+    }
+}
+
+/// Logits of a pretended vocabulary: a few likely tokens, many unlikely ones, equals among them.
+pub(super) fn logits(n: usize, seed: u64) -> Vec<f32> {
+    let mut rng = Rng::new(seed);
+    (0..n)
+        .map(|_| {
+            let x = (0..6).map(|_| rng.next_f64()).sum::<f64>() - 3.0;
+            // Rounded, so that equal logits occur.
+            ((x * 4.0) as f32 * 16.0).round() / 16.0
+        })
+        .collect()
+}
+
+/// Settings in which only the given ones act: `only("top-k", "3")`.
+pub(super) fn only(changes: &[(&str, &str)]) -> Settings {
+    let mut settings = Settings::default();
+    settings.seed = Some(1);
+    for (name, value) in [("top-k", "0"), ("top-p", "1"), ("min-p", "0"), ("temp", "1")].iter().chain(changes)
+    {
+        settings.set(name, value).unwrap();
+    }
+    settings
+}
+
+/// The probability of each token after the chain, 0 where it was removed.
+pub(super) fn distribution(settings: &Settings, logits: &[f32], past: &[u32]) -> Vec<f64> {
+    let mut candidates = Candidates::default();
+    candidates.fill(logits);
+    let mut rng = Rng::new(7);
+    for kind in settings.kinds() {
+        if let Some(mut sampler) = (kind.build)(settings, &()) {
+            sampler.apply(&mut candidates, past, &mut rng);
+        }
+    }
+    candidates.softmax();
+    let mut p = vec![0.0; logits.len()];
+    candidates.list().iter().for_each(|c| p[c.id as usize] = f64::from(c.p));
+    p
+}
+
+pub(super) fn softmax(logits: &[f64]) -> Vec<f64> {
+    let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let e: Vec<f64> = logits.iter().map(|x| (x - max).exp()).collect();
+    let sum: f64 = e.iter().sum();
+    e.iter().map(|x| x / sum).collect()
+}
+
+/// Token ids from the most likely; of equals the lower id first.
+pub(super) fn ranking(p: &[f64]) -> Vec<usize> {
+    let mut ids: Vec<usize> = (0..p.len()).collect();
+    ids.sort_by(|&a, &b| p[b].total_cmp(&p[a]).then(a.cmp(&b)));
+    ids
+}
+
+/// Sets all but `kept` to 0 and normalises.
+pub(super) fn keep(p: &[f64], kept: &[usize]) -> Vec<f64> {
+    let sum: f64 = kept.iter().map(|&id| p[id]).sum();
+    let mut q = vec![0.0; p.len()];
+    kept.iter().for_each(|&id| q[id] = p[id] / sum);
+    q
+}
+
+pub(super) fn assert_close(got: &[f64], expected: &[f64], what: &str) {
+    for (id, (g, e)) in got.iter().zip(expected).enumerate() {
+        assert!((g == &0.0) == (e == &0.0), "{what}: token {id} kept wrongly: got {g}, expected {e}");
+        assert!((g - e).abs() <= 1e-5, "{what}: token {id}: got {g}, expected {e}");
+    }
+}
+
+fn wide(logits: &[f32]) -> Vec<f64> {
+    logits.iter().map(|&x| f64::from(x)).collect()
+}
+
+#[test]
+fn top_k_keeps_the_k_most_likely() {
+    for (n, k) in [(1000, 1), (1000, 40), (1000, 249), (1000, 900), (50, 40), (30, 40)] {
+        let x = logits(n, k as u64);
+        let p = softmax(&wide(&x));
+        let expected = keep(&p, &ranking(&p)[..k.min(n)]);
+        let got = distribution(&only(&[("top-k", &k.to_string())]), &x, &[]);
+        assert_close(&got, &expected, &format!("top_k {k} of {n}"));
+    }
+}
+
+#[test]
+fn top_p_keeps_the_fewest_that_reach_p() {
+    for p_limit in [0.0f32, 0.3, 0.9, 0.999].map(f64::from) {
+        let x = logits(2000, 5);
+        let p = softmax(&wide(&x));
+        let rank = ranking(&p);
+        let mut sum = 0.0;
+        let n = 1 + rank
+            .iter()
+            .position(|&id| {
+                sum += p[id];
+                sum >= p_limit
+            })
+            .unwrap();
+        let got = distribution(&only(&[("top-p", &p_limit.to_string())]), &x, &[]);
+        assert_close(&got, &keep(&p, &rank[..n]), &format!("top_p {p_limit}"));
+    }
+}
+
+#[test]
+fn min_p_drops_below_a_share_of_the_best() {
+    for share in [0.01, 0.05, 0.5, 1.0] {
+        let x = logits(2000, 9);
+        let p = softmax(&wide(&x));
+        let best = p.iter().copied().fold(0.0, f64::max);
+        let kept: Vec<_> = (0..p.len()).filter(|&id| p[id] >= share * best * (1.0 - 1e-6)).collect();
+        let got = distribution(&only(&[("min-p", &share.to_string())]), &x, &[]);
+        assert_close(&got, &keep(&p, &kept), &format!("min_p {share}"));
+    }
+}
+
+#[test]
+fn temperature_divides_and_zero_is_greedy() {
+    let x = logits(500, 3);
+    for t in [0.3, 0.8, 2.0] {
+        let expected = softmax(&x.iter().map(|&x| f64::from(x) / t).collect::<Vec<_>>());
+        let got = distribution(&only(&[("temp", &t.to_string())]), &x, &[]);
+        assert_close(&got, &expected, &format!("temperature {t}"));
+    }
+    let p = softmax(&wide(&x));
+    let got = distribution(&only(&[("temp", "0")]), &x, &[]);
+    assert_close(&got, &keep(&p, &ranking(&p)[..1]), "temperature 0");
+}
+
+#[test]
+fn penalties_act_on_the_last_tokens_only() {
+    let x = logits(100, 4);
+    let past: Vec<u32> = vec![7, 7, 50, 3, 3, 3, 9];
+    let settings = only(&[
+        ("repeat-last-n", "5"),
+        ("repeat-penalty", "1.3"),
+        ("frequency-penalty", "0.2"),
+        ("presence-penalty", "0.5"),
+    ]);
+    let mut expected = wide(&x);
+    for (id, count) in [(50, 1.0), (3, 3.0), (9, 1.0)] {
+        let e: &mut f64 = &mut expected[id];
+        *e = if *e <= 0.0 { *e * 1.3 } else { *e / 1.3 } - 0.2 * count - 0.5;
+    }
+    assert_close(&distribution(&settings, &x, &past), &softmax(&expected), "penalties");
+    let all = only(&[("repeat-last-n", "-1"), ("presence-penalty", "1")]);
+    let mut expected = wide(&x);
+    [7, 50, 3, 9].iter().for_each(|&id: &usize| expected[id] -= 1.0);
+    assert_close(&distribution(&all, &x, &past), &softmax(&expected), "presence over all");
+}
+
+#[test]
+fn the_default_chain_is_top_k_then_top_p_then_min_p_then_temperature() {
+    let x = logits(3000, 11);
+    let p = softmax(&wide(&x));
+    let rank = ranking(&p);
+    let p40 = keep(&p, &rank[..40]);
+    let mut sum = 0.0;
+    let n = 1 + rank
+        .iter()
+        .position(|&id| {
+            sum += p40[id];
+            sum >= f64::from(0.95f32)
+        })
+        .unwrap();
+    let kept: Vec<_> = rank[..n].iter().copied().filter(|&id| p[id] >= 0.05 * p[rank[0]]).collect();
+    let mut scaled = vec![f64::NEG_INFINITY; x.len()];
+    kept.iter().for_each(|&id| scaled[id] = f64::from(x[id]) / f64::from(0.8f32));
+    let settings = Settings::default();
+    assert_close(&distribution(&settings, &x, &[]), &softmax(&scaled), "default chain");
+    let names: Vec<_> = settings.kinds().map(|kind| kind.name).collect();
+    assert_eq!(names, ["penalties", "top_k", "top_p", "min_p", "temperature"]);
+}
+
+#[test]
+fn draws_follow_the_distribution_and_the_seed() {
+    let x = [1.0f32, 0.0, 2.0, -1.0];
+    let settings = only(&[]);
+    let expected = softmax(&wide(&x));
+    let mut chain = Chain::new(&settings, &());
+    let mut counts = [0u32; 4];
+    let n = 100_000;
+    for _ in 0..n {
+        counts[chain.choose(&x, &[]).unwrap().id as usize] += 1;
+    }
+    for (count, p) in counts.iter().zip(&expected) {
+        // Five standard deviations of a binomial count.
+        let sigma = (f64::from(n) * p * (1.0 - p)).sqrt();
+        assert!((f64::from(*count) - f64::from(n) * p).abs() < 5.0 * sigma, "{counts:?} {expected:?}");
+    }
+    let draw = |seed| {
+        let mut settings = settings.clone();
+        settings.seed = Some(seed);
+        let mut chain = Chain::new(&settings, &());
+        (0..20).map(|_| chain.choose(&x, &[]).unwrap().id).collect::<Vec<_>>()
+    };
+    assert_eq!(draw(3), draw(3));
+    assert_ne!(draw(3), draw(4));
+}
+
+#[test]
+fn logits_that_are_no_numbers_are_an_error() {
+    let mut chain = Chain::new(&Settings::default(), &());
+    for bad in [f32::NAN, f32::INFINITY] {
+        let error = chain.choose(&[0.0, bad, 1.0], &[]).unwrap_err();
+        assert_eq!(error.class, lapwing_models::Class::BadFile);
+        assert_eq!(error.at, "token 1");
+    }
+    assert_eq!(chain.choose(&[f32::NEG_INFINITY, 0.0], &[]).unwrap().id, 1);
+}
+
+#[test]
+fn settings_are_checked_and_named_as_in_llama_cpp() {
+    let mut settings = Settings::default();
+    settings.set("top_k", "7").unwrap();
+    settings.set("penalty_repeat", "1.1").unwrap();
+    assert_eq!((settings.int("top-k"), settings.float("repeat-penalty")), (7, 1.1));
+    for (name, value) in [("top-p", "1.5"), ("top-p", "NaN"), ("top-k", "-1"), ("top-k", "x"), ("temp", "-1")]
+    {
+        assert!(settings.set(name, value).is_err(), "{name} {value}");
+    }
+    let error = settings.set("top-q", "1").unwrap_err().to_string();
+    assert!(error.contains("did you mean top-"), "{error}");
+    settings.set_order("temp;top-k").unwrap();
+    assert_eq!(settings.kinds().map(|k| k.name).collect::<Vec<_>>(), ["temperature", "top_k"]);
+    assert!(settings.set_order("temp;nonsense").is_err());
+}
