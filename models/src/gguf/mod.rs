@@ -8,10 +8,12 @@ mod open;
 mod read;
 mod split;
 mod value;
+mod write;
 
 pub use open::{Gguf, OpenOptions, Tensor, TensorId, Unsupported};
 pub(crate) use read::shown;
 pub use value::{Array, Strings, Value};
+pub use write::{Split, Stream, Writer};
 
 /// The names of all types that lapwing computes with.
 fn supported_types() -> String {

@@ -400,7 +400,7 @@ fn place_tensors(tensors: &mut [RawTensor], front: u64, alignment: u64, len: u64
         let end = start.checked_add(t.bytes).ok_or_else(|| wrapped(t))?;
         if end > len {
             return Err(bad(t, "the tensor lies outside the file")
-                .expected_got(format!("at least {end} bytes of file"), len)
+                .expected_got(format!("at least {end} bytes of file for offset {}", t.start), len)
                 .advice("the file is truncated or damaged: fetch it again"));
         }
         t.start = start;

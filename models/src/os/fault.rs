@@ -6,7 +6,7 @@ use std::path::Path;
 /// The line written when the map of `file` faults.
 fn line(file: &Path) -> Box<[u8]> {
     let name = crate::gguf::shown(&file.display().to_string());
-    format!("error: {name}: the file became shorter while it was in use; restore it and start again\n")
+    format!("lapwing: {name}: the file became shorter while it was in use; restore it and start again\n")
         .into_bytes()
         .into()
 }

@@ -3,7 +3,9 @@ mod cpus;
 mod fault;
 mod map;
 mod memory;
+mod save;
 
 pub use cpus::default_threads;
 pub use map::{Bytes, Fingerprint};
 pub use memory::{available_memory, physical_memory};
+pub use save::NewFile;

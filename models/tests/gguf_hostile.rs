@@ -1,0 +1,138 @@
+//! Bad GGUF files end in one typed error that names the place, quickly; odd ones open.
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use lapwing_models::Class;
+use lapwing_models::gguf::{Gguf, OpenOptions};
+
+mod hostile;
+
+/// A folder that is removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("lapwing-hostile-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn open(path: &Path, mmap: bool) -> lapwing_models::Result<Gguf> {
+    Gguf::open(path, &OpenOptions { mmap, ..OpenOptions::default() })
+}
+
+#[test]
+fn bad_files_are_refused_by_name_and_place() {
+    let folder = Folder::new("reject");
+    let all = hostile::rejects();
+    assert!(all.len() >= 200, "{} recipes", all.len());
+    for case in &all {
+        let path = folder.file("bad.gguf", &case.bytes);
+        for mmap in [true, false] {
+            let start = Instant::now();
+            let error = match open(&path, mmap) {
+                Ok(_) => panic!("{}: accepted", case.name),
+                Err(error) => error,
+            };
+            let took = start.elapsed();
+            assert_eq!(error.class, Class::BadFile, "{}: {error}", case.name);
+            assert_eq!(error.file.as_deref(), Some(path.as_path()), "{}: {error}", case.name);
+            let text = error.to_string();
+            assert!(!error.at.is_empty() || text.contains("empty"), "{}: names no place: {text}", case.name);
+            for word in &case.says {
+                assert!(text.contains(word), "{}: {word:?} is not in: {text}", case.name);
+            }
+            assert!(!text.chars().any(char::is_control), "{}: {text:?}", case.name);
+            assert!(text.len() < 1000, "{}: {} bytes of message", case.name, text.len());
+            assert!(took < Duration::from_millis(100), "{}: {took:?}", case.name);
+        }
+    }
+    println!("{} files refused", all.len());
+}
+
+#[test]
+fn odd_but_valid_files_open() {
+    let folder = Folder::new("accept");
+    let all = hostile::accepts();
+    assert!(all.len() >= 24, "{} recipes", all.len());
+    for (name, bytes) in &all {
+        let path = folder.file("odd.gguf", bytes);
+        for mmap in [true, false] {
+            let gguf = open(&path, mmap).unwrap_or_else(|e| panic!("{name}: {e}"));
+            gguf.check_unchanged().unwrap();
+            for tensor in gguf.tensors() {
+                assert_eq!(tensor.data.len(), tensor.ty.row_bytes(tensor.cols()).unwrap() * tensor.rows());
+                assert_eq!(gguf.tensor(tensor.name).unwrap().data, tensor.data);
+            }
+            for (key, value) in gguf.entries() {
+                // As text, because NaN does not equal itself.
+                assert_eq!(format!("{:?}", gguf.get(key)), format!("{:?}", Some(value)));
+            }
+        }
+    }
+    println!("{} files opened", all.len());
+}
+
+#[test]
+fn things_that_are_no_files() {
+    let folder = Folder::new("none");
+    let pipe = folder.0.join("pipe");
+    // Where there is no mkfifo the name stays absent, which is refused as well.
+    let _ = std::process::Command::new("mkfifo").arg(&pipe).status();
+    let devices = ["/dev/null", "/dev/zero"].map(PathBuf::from);
+    for path in [folder.0.clone(), pipe, folder.0.join("absent")].into_iter().chain(devices) {
+        let error = open(&path, true).unwrap_err();
+        assert_eq!(error.class, Class::BadFile, "{error}");
+        assert_eq!(error.file.as_deref(), Some(path.as_path()));
+    }
+}
+
+/// Huge files cost nothing on disk: only their length is set.
+#[test]
+fn huge_sparse_files_are_refused_quickly_in_little_memory() {
+    let folder = Folder::new("sparse");
+    let words = hostile::File::with(|f| {
+        f.keys = vec![hostile::Key {
+            name: b"many".to_vec(),
+            len: None,
+            value: hostile::V::Array(8, 1 << 30, Vec::new()),
+        }];
+        f.tensors.clear();
+        f.data.clear();
+    });
+    let numbers = hostile::File::with(|f| {
+        f.keys = vec![hostile::Key {
+            name: b"many".to_vec(),
+            len: None,
+            value: hostile::V::Array(10, 1 << 29, Vec::new()),
+        }];
+    });
+    let text = hostile::File::with(|f| f.keys[0].value = hostile::V::LongStr(1 << 32, Vec::new()));
+    for (name, file) in [("words", words), ("numbers", numbers), ("text", text)] {
+        let path = folder.file(name, &file.bytes());
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 34).unwrap();
+        let error = open(&path, true).unwrap_err();
+        assert_eq!(error.class, Class::BadFile, "{error}");
+        assert!(error.to_string().contains("too large"), "{error}");
+        #[cfg(target_os = "linux")]
+        {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
+            let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+            assert!(kib < 400 << 10, "{name}: a peak of {kib} KiB");
+        }
+    }
+}
