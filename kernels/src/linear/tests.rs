@@ -1,5 +1,5 @@
 use super::*;
-use crate::format::{Quantised, as_blocks, decode_row, random_row, with_quantised};
+use crate::format::{Quantised, as_blocks, decode_row, random_row};
 use crate::isa::{Isa, Scalar};
 
 /// A small generator (splitmix64).
@@ -54,12 +54,16 @@ fn oracle<Q: Quantised>(row: &[u8], q: &[i8], d: &[f32]) -> f32 {
 }
 
 fn oracle_of(ty: TensorType) -> fn(&[u8], &[i8], &[f32]) -> f32 {
-    with_quantised!(ty, Q => oracle::<Q>, else => unreachable!())
+    match ty {
+        TensorType::Q4_0 => oracle::<crate::format::blocks::Q4_0>,
+        TensorType::Q8_0 => oracle::<crate::format::blocks::Q8_0>,
+        _ => unreachable!(),
+    }
 }
 
 /// Formats under test.
 fn formats() -> impl Iterator<Item = TensorType> {
-    TensorType::ALL.iter().copied().filter(|ty| ty.is_quantised())
+    [TensorType::Q4_0, TensorType::Q8_0].into_iter()
 }
 
 struct Case {
