@@ -129,14 +129,9 @@ fn assert_bits(got: &[f32], want: &[f32], what: &dyn std::fmt::Display) {
     }
 }
 
-/// Whether results must equal the oracle's bit by bit: everywhere with a fused multiply-add.
-fn is_exact(isa: Isa) -> bool {
-    isa.name() != "portable"
-}
-
 #[track_caller]
 fn assert_agrees(isa: Isa, got: &[f32], want: &[f32], what: &str) {
-    if is_exact(isa) {
+    if isa.is_fused() {
         return assert_bits(got, want, &format_args!("{isa} {what}"));
     }
     let scale = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
@@ -169,7 +164,7 @@ fn bias_and_residual_are_added_in_order() {
         for n in [1, 9] {
             let case = Case::new(ty, 40, 512, n);
             let want = case.expected();
-            for isa in Isa::available().filter(|&isa| is_exact(isa)) {
+            for isa in Isa::available().filter(|isa| isa.is_fused()) {
                 let team = Team::new(2, isa).unwrap();
                 let with = |f: fn(f32, f32) -> f32| -> Vec<f32> {
                     want.iter().enumerate().map(|(i, &y)| f(y, case.bias[i % 40])).collect()
