@@ -1,5 +1,5 @@
 use super::*;
-use crate::format::{Quantised, as_blocks, decode_row, random_row};
+use crate::format::{Quantised, as_blocks, decode_row, random_row, with_quantised};
 use crate::isa::{Isa, Scalar};
 
 /// A small generator (splitmix64).
@@ -54,16 +54,12 @@ fn oracle<Q: Quantised>(row: &[u8], q: &[i8], d: &[f32]) -> f32 {
 }
 
 fn oracle_of(ty: TensorType) -> fn(&[u8], &[i8], &[f32]) -> f32 {
-    match ty {
-        TensorType::Q4_0 => oracle::<crate::format::blocks::Q4_0>,
-        TensorType::Q8_0 => oracle::<crate::format::blocks::Q8_0>,
-        _ => unreachable!(),
-    }
+    with_quantised!(ty, Q => oracle::<Q>, else => unreachable!())
 }
 
 /// Formats under test.
 fn formats() -> impl Iterator<Item = TensorType> {
-    [TensorType::Q4_0, TensorType::Q8_0].into_iter()
+    TensorType::ALL.iter().copied().filter(|ty| ty.is_quantised())
 }
 
 struct Case {
