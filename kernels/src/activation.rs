@@ -1,1 +1,169 @@
-//! Gated activations and soft caps.
+//! Gated activations, soft caps and other element-wise steps between products.
+use crate::isa::{Op, Simd};
+use crate::math;
+use crate::team::{SharedMut, Team, Worker};
+
+/// Fewer values than this are cheaper done by the leader than shared: a job costs about a microsecond.
+const ALONE: usize = 4096;
+/// Values of one unit of work: whole cache lines, so that threads do not write to the same one.
+const UNIT: usize = 64;
+
+/// The function in a gated feed-forward, act(gate) · up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// x / (1 + e⁻ˣ), of llama and most others.
+    Silu,
+    /// GELU in its tanh form, of gemma.
+    GeluTanh,
+}
+
+/// out = act(gate) · up, element by element.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn gated(team: &Team, act: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    assert!(gate.len() == out.len() && up.len() == out.len(), "gate, up and output have one length");
+    in_parts(team, out, |first, out| {
+        let (gate, up) = (&gate[first..][..out.len()], &up[first..][..out.len()]);
+        team.isa().dispatch(Gated { act, gate, up, out });
+    });
+}
+
+/// x = cap · tanh(x / cap), within 5 ulp.
+pub fn soft_cap(team: &Team, x: &mut [f32], cap: f32) {
+    in_parts(team, x, |_, x| team.isa().dispatch(SoftCap { x, cap }));
+}
+
+/// x += y.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn add(x: &mut [f32], y: &[f32]) {
+    assert_eq!(x.len(), y.len(), "lengths of a sum");
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
+/// x *= factor.
+pub fn scale(x: &mut [f32], factor: f32) {
+    x.iter_mut().for_each(|x| *x *= factor);
+}
+
+/// Runs `part(first, values)` on the parts of `out`, on all threads when that pays.
+fn in_parts(team: &Team, out: &mut [f32], part: impl Fn(usize, &mut [f32]) + Sync) {
+    if out.len() < ALONE {
+        return part(0, out);
+    }
+    let len = out.len();
+    let out = SharedMut::new(out);
+    team.run(|worker: Worker<'_>| {
+        let share = worker.share(len.div_ceil(UNIT));
+        let first = share.start * UNIT;
+        // SAFETY: the shares of the workers are disjoint ranges of units.
+        part(first, unsafe { out.slice(first..len.min(share.end * UNIT)) });
+    });
+}
+
+struct Gated<'a> {
+    act: Activation,
+    gate: &'a [f32],
+    up: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Op for Gated<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        let Gated { act, gate, up, out } = self;
+        match act {
+            Activation::Silu => gated_by(s, gate, up, out, math::silu),
+            Activation::GeluTanh => gated_by(s, gate, up, out, math::gelu_tanh),
+        }
+    }
+}
+
+#[inline(always)]
+fn gated_by<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32], act: impl Fn(S, S::F) -> S::F) {
+    let (gates, gate_tail) = gate.as_chunks::<16>();
+    let (ups, up_tail) = up.as_chunks::<16>();
+    let (outs, out_tail) = out.as_chunks_mut::<16>();
+    for ((gate, up), out) in gates.iter().zip(ups).zip(outs) {
+        s.store(s.mul(act(s, s.load(gate)), s.load(up)), out);
+    }
+    if !out_tail.is_empty() {
+        s.store_part(s.mul(act(s, s.load_part(gate_tail)), s.load_part(up_tail)), out_tail);
+    }
+}
+
+struct SoftCap<'a> {
+    x: &'a mut [f32],
+    cap: f32,
+}
+
+impl Op for SoftCap<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        for x in self.x.chunks_mut(16) {
+            let y = math::soft_cap(s, s.load_part(x), self.cap);
+            s.store_part(y, x);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Random, teams};
+
+    fn assert_near(got: f32, want: f64, tolerance: f64, what: &str) {
+        assert!((f64::from(got) - want).abs() <= tolerance * want.abs() + 1e-30, "{what}: {got} for {want}");
+    }
+
+    #[test]
+    fn gates_match_f64_at_any_length() {
+        let mut random = Random::new(3);
+        for len in [1, 15, 16, 100, 5003] {
+            let (gate, up) = (random.normals(len, 2.0), random.normals(len, 1.0));
+            for team in teams() {
+                let mut out = vec![f32::NAN; len];
+                gated(&team, Activation::Silu, &gate, &up, &mut out);
+                for ((&g, &u), &y) in gate.iter().zip(&up).zip(&out) {
+                    let (g, u) = (f64::from(g), f64::from(u));
+                    assert_near(y, g / (1.0 + (-g).exp()) * u, 1e-6, "silu");
+                }
+                gated(&team, Activation::GeluTanh, &gate, &up, &mut out);
+                for ((&g, &u), &y) in gate.iter().zip(&up).zip(&out) {
+                    let (g, u) = (f64::from(g), f64::from(u));
+                    let inner = (2.0 / std::f64::consts::PI).sqrt() * (g + 0.044715 * g.powi(3));
+                    // 1 + tanh(t) = 2/(1 + e⁻²ᵗ), without cancellation.
+                    assert_near(y, g / (1.0 + (-2.0 * inner).exp()) * u, 2e-5, "gelu");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn caps_match_f64_and_stay_below_the_cap() {
+        let mut random = Random::new(4);
+        let x = random.normals(9001, 60.0);
+        for team in teams() {
+            let mut y = x.clone();
+            soft_cap(&team, &mut y, 30.0);
+            for (&x, &y) in x.iter().zip(&y) {
+                assert_near(y, 30.0 * (f64::from(x) / 30.0).tanh(), 1e-6, "cap");
+                assert!(y.abs() <= 30.0);
+            }
+        }
+    }
+
+    #[test]
+    fn sums_and_scales() {
+        let mut x = vec![1.0, 2.0];
+        add(&mut x, &[0.5, -1.0]);
+        scale(&mut x, 3.0);
+        assert_eq!(x, [4.5, 3.0]);
+    }
+}

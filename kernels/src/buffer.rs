@@ -1,4 +1,5 @@
 //! Memory aligned to cache lines.
+use std::collections::TryReserveError;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
@@ -16,6 +17,8 @@ unsafe impl Plain for i8 {}
 unsafe impl Plain for i32 {}
 // SAFETY: a plain number.
 unsafe impl Plain for f32 {}
+// SAFETY: a plain number (a transparent u16).
+unsafe impl Plain for half::f16 {}
 
 /// One cache line.
 #[derive(Clone, Copy)]
@@ -23,6 +26,7 @@ unsafe impl Plain for f32 {}
 struct Line([u8; 64]);
 
 /// A vector of numbers whose first is aligned to 64 bytes.
+#[derive(Clone)]
 pub(crate) struct Buffer<T> {
     lines: Vec<Line>,
     len: usize,
@@ -41,6 +45,15 @@ impl<T: Plain> Buffer<T> {
         let mut buffer = Self::default();
         buffer.grow(len);
         buffer
+    }
+
+    /// `len` zeros, or an error when the memory is not to be had.
+    pub fn try_zeros(len: usize) -> Result<Self, TryReserveError> {
+        let mut buffer = Self::default();
+        // Too large a length stays too large when it saturates.
+        buffer.lines.try_reserve_exact(len.saturating_mul(size_of::<T>()).div_ceil(64))?;
+        buffer.grow(len);
+        Ok(buffer)
     }
 
     /// Makes the buffer at least `len` long; new values are zero (or left over from when it was longer).

@@ -10,9 +10,12 @@ pub mod format;
 pub mod isa;
 pub mod kv;
 pub mod linear;
+mod math;
 mod matvec;
 pub mod norm;
 pub mod rope;
 pub mod team;
+#[cfg(test)]
+mod testing;
 
 pub use format::{EncodeError, TensorType, decode_row, encode_row, random_row};

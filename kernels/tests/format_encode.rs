@@ -1,5 +1,7 @@
 //! Encoding and synthesis of rows, seen through `decode_row` (which has its own reference).
-use crate::rng::Rng;
+mod common;
+
+use common::Rng;
 use lapwing_kernels::{EncodeError, TensorType, decode_row, encode_row, random_row};
 
 const COUNT: usize = 256 * 256;

@@ -1,6 +1,8 @@
 //! Every block format, value by value, against a reference that follows the table of block layouts literally: one
 //! element at a time, in f64.
-use crate::rng::Rng;
+mod common;
+
+use common::Rng;
 use lapwing_kernels::{TensorType, decode_row};
 
 const LUT: [f64; 16] =

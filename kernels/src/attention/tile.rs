@@ -1,0 +1,242 @@
+//! A tile of rows walking the blocks of a chunk.
+use super::AttnArgs;
+use super::kernel::{Block, Load, MAX_ROWS, Rows, rows_at_once};
+use crate::isa::Simd;
+use crate::kv::{BLOCK, KvShape};
+use crate::math;
+use crate::team::SharedMut;
+use std::array::from_fn;
+use std::ops::Range;
+
+/// Most rows (queries × heads of one key/value head) of a tile: keys and values of a block come from the L2 cache
+/// once and serve this many rows. A multiple of [`MAX_ROWS`].
+pub(super) const TILE: usize = 8 * MAX_ROWS;
+
+/// Positions whose online softmax is one chain; chunks start at multiples of this.
+pub(super) const CHUNK: usize = 512;
+
+/// A checked call of attention.
+pub(super) struct Job<'a> {
+    args: &'a AttnArgs<'a>,
+    pub shape: KvShape,
+    /// Queries.
+    n: usize,
+    /// Query heads that share a key/value head.
+    group: usize,
+}
+
+impl<'a> Job<'a> {
+    /// # Panics
+    /// If sizes do not fit; see [`super::attention`].
+    pub fn new(args: &'a AttnArgs<'a>) -> Self {
+        let shape = *args.blocks.first().expect("a cache block").shape();
+        assert!(args.blocks.iter().all(|block| *block.shape() == shape), "cache blocks differ in shape");
+        let AttnArgs { q, heads, pos0, .. } = *args;
+        assert!(heads > 0 && heads.is_multiple_of(shape.kv_heads), "{heads} heads over {shape:?}");
+        let width = heads * shape.dim;
+        assert!(q.len().is_multiple_of(width), "{} query values in rows of {width}", q.len());
+        assert!(args.layer < shape.layers, "layer {} of {}", args.layer, shape.layers);
+        let n = q.len() / width;
+        let reach = args.blocks.len() * BLOCK;
+        assert!(n <= reach && pos0 <= reach - n, "positions {pos0} + {n} in a cache of {reach}");
+        assert_ne!(args.window, Some(0), "a window sees at least its own position");
+        Self { args, shape, n, group: heads / shape.kv_heads }
+    }
+
+    /// Rows of each key/value head: row r is head r % group of query r / group.
+    pub fn rows(&self) -> usize {
+        self.n * self.group
+    }
+
+    /// Rows of the largest tile.
+    pub fn tile_rows(&self) -> usize {
+        self.rows().min(TILE)
+    }
+
+    pub fn v_stride(&self) -> usize {
+        self.shape.v_stride()
+    }
+
+    /// Values of packed queries of a tile.
+    pub fn q_size(&self) -> usize {
+        (self.tile_rows() * self.shape.dim).next_multiple_of(16)
+    }
+
+    /// Values of a thread's memory: packed queries, and the states of a chunk and of the whole.
+    pub fn scratch_size(&self) -> usize {
+        self.q_size() + 2 * Softmax::size(self.tile_rows(), self.v_stride())
+    }
+
+    /// Multiply-adds of all scores, at most.
+    pub fn multiply_adds(&self) -> usize {
+        let seen = self.seen_by(0..self.rows()).len();
+        self.rows().saturating_mul(self.shape.kv_heads * self.shape.dim).saturating_mul(seen)
+    }
+
+    /// The positions that a row sees.
+    fn seen(&self, row: usize) -> Range<usize> {
+        let end = self.args.pos0 + row / self.group + 1;
+        end.saturating_sub(self.args.window.unwrap_or(end))..end
+    }
+
+    /// The positions that some of the rows see.
+    fn seen_by(&self, rows: Range<usize>) -> Range<usize> {
+        self.seen(rows.start).start..self.seen(rows.end - 1).end
+    }
+
+    /// The chunks with positions that some of the rows see.
+    pub fn chunks(&self, rows: Range<usize>) -> Range<usize> {
+        let seen = self.seen_by(rows);
+        seen.start / CHUNK..seen.end.div_ceil(CHUNK)
+    }
+
+    /// Where the `dim` values of a row are in queries and output.
+    fn place(&self, kv_head: usize, row: usize) -> Range<usize> {
+        let head = row / self.group * self.args.heads + kv_head * self.group + row % self.group;
+        head * self.shape.dim..(head + 1) * self.shape.dim
+    }
+
+    /// Scales the queries of a tile into `[group of rows][dim][rows of the group]`.
+    #[inline(always)]
+    pub fn pack_queries<S: Simd>(&self, kv_head: usize, rows: Range<usize>, packed: &mut [f32]) {
+        let (dim, at_once) = (self.shape.dim, rows_at_once::<S>());
+        for (i, packed) in packed[..rows.len() * dim].chunks_mut(at_once * dim).enumerate() {
+            let count = packed.len() / dim;
+            for r in 0..count {
+                let q = &self.args.q[self.place(kv_head, rows.start + i * at_once + r)];
+                for (packed, q) in packed[r..].iter_mut().step_by(count).zip(q) {
+                    *packed = q * self.args.scale;
+                }
+            }
+        }
+    }
+
+    /// The softmax of a tile over one chunk, into `state`; `q` are packed queries.
+    #[inline(always)]
+    pub fn chunk<S: Simd, E: Load>(
+        &self,
+        s: S,
+        kv_head: usize,
+        rows: Range<usize>,
+        chunk: usize,
+        q: &[f32],
+        state: &mut Softmax<'_>,
+    ) {
+        state.reset();
+        let seen = self.seen_by(rows.clone());
+        let first = seen.start.max(chunk * CHUNK) / BLOCK;
+        let last = seen.end.min((chunk + 1) * CHUNK).div_ceil(BLOCK);
+        for index in first..last {
+            let (k, v) = E::plane(&self.args.blocks[index], self.args.layer, kv_head);
+            let block = Block { k, v, v_stride: self.v_stride(), soft_cap: self.args.soft_cap };
+            let at_once = rows_at_once::<S>();
+            for first in (0..rows.len()).step_by(at_once) {
+                let part = first..rows.len().min(first + at_once);
+                let here = rows.start + part.start..rows.start + part.end;
+                let seen = self.seen_by(here.clone());
+                if seen.end <= index * BLOCK || seen.start >= (index + 1) * BLOCK {
+                    continue;
+                }
+                let q = &q[part.start * self.shape.dim..part.end * self.shape.dim];
+                let state = state.rows(part);
+                match here.len() {
+                    1 => block.attend::<S, 1>(s, q, &self.seen_in(index, here), state),
+                    2 => block.attend::<S, 2>(s, q, &self.seen_in(index, here), state),
+                    3 => block.attend::<S, 3>(s, q, &self.seen_in(index, here), state),
+                    4 => block.attend::<S, 4>(s, q, &self.seen_in(index, here), state),
+                    5 => block.attend::<S, 5>(s, q, &self.seen_in(index, here), state),
+                    _ => block.attend::<S, 6>(s, q, &self.seen_in(index, here), state),
+                }
+            }
+        }
+    }
+
+    /// The positions of a block that each of R rows sees, counted within the block.
+    fn seen_in<const R: usize>(&self, block: usize, rows: Range<usize>) -> [Range<usize>; R] {
+        let start = block * BLOCK;
+        let within = |position: usize| position.saturating_sub(start).min(BLOCK);
+        from_fn(|r| {
+            let seen = self.seen(rows.start + r);
+            within(seen.start)..within(seen.end)
+        })
+    }
+
+    /// Divides the weighted sums by the sums of the weights, into the rows' places of `out`.
+    #[inline(always)]
+    pub fn finish<S: Simd>(
+        &self,
+        s: S,
+        kv_head: usize,
+        rows: Range<usize>,
+        total: &Softmax<'_>,
+        out: &SharedMut<'_, f32>,
+    ) {
+        for (i, row) in rows.enumerate() {
+            let inverse = 1.0 / s.sum(s.load(&total.sum[i]));
+            // SAFETY: a row belongs to one tile, and a tile to one thread.
+            let out = unsafe { out.slice(self.place(kv_head, row)) };
+            for (out, acc) in out.iter_mut().zip(&total.acc[i * total.v_stride..]) {
+                *out = acc * inverse;
+            }
+        }
+    }
+}
+
+/// The state of an online softmax for some rows.
+pub(super) struct Softmax<'a> {
+    v_stride: usize,
+    /// See [`Rows`].
+    acc: &'a mut [f32],
+    sum: &'a mut [[f32; 16]],
+    max: &'a mut [f32],
+}
+
+impl<'a> Softmax<'a> {
+    /// f32 values that the state of `rows` rows takes: a multiple of 16.
+    pub fn size(rows: usize, v_stride: usize) -> usize {
+        rows * (v_stride + 16) + rows.next_multiple_of(16)
+    }
+
+    /// A state in `memory`, as it is there.
+    pub fn new(memory: &'a mut [f32], rows: usize, v_stride: usize) -> Self {
+        let (acc, memory) = memory.split_at_mut(rows * v_stride);
+        let (sum, memory) = memory.split_at_mut(rows * 16);
+        Self { v_stride, acc, sum: sum.as_chunks_mut().0, max: &mut memory[..rows] }
+    }
+
+    /// No position seen.
+    pub fn reset(&mut self) {
+        self.max.fill(f32::NEG_INFINITY);
+        self.sum.fill([0.0; 16]);
+        self.acc.fill(0.0);
+    }
+
+    fn rows(&mut self, rows: Range<usize>) -> Rows<'_> {
+        Rows {
+            acc: &mut self.acc[rows.start * self.v_stride..rows.end * self.v_stride],
+            sum: &mut self.sum[rows.clone()],
+            max: &mut self.max[rows],
+        }
+    }
+
+    /// Adds the positions of `other`.
+    #[inline(always)]
+    pub fn merge<S: Simd>(&mut self, s: S, other: &Softmax<'_>) {
+        for r in 0..self.max.len() {
+            let max = self.max[r].max(other.max[r]);
+            let base = if max == f32::NEG_INFINITY { 0.0 } else { max };
+            let ours = math::exp_neg(s, s.splat(self.max[r] - base));
+            let theirs = math::exp_neg(s, s.splat(other.max[r] - base));
+            let add = |a: &mut [f32; 16], b: &[f32; 16]| {
+                let sum = s.fma(s.load(b), theirs, s.mul(s.load(a), ours));
+                s.store(sum, a);
+            };
+            self.max[r] = max;
+            add(&mut self.sum[r], &other.sum[r]);
+            let acc = self.acc[r * self.v_stride..][..self.v_stride].as_chunks_mut::<16>().0;
+            for (a, b) in acc.iter_mut().zip(other.acc[r * self.v_stride..].as_chunks::<16>().0) {
+                add(a, b);
+            }
+        }
+    }
+}
