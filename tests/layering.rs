@@ -112,6 +112,12 @@ const NOWHERE: &[(&str, &str)] = &[
     ("target_c", "pu="),
 ];
 
+/// Lines that a room's rule would hit and that are right all the same: a path and a piece of the line.
+const ALLOWED: &[(&str, &str)] = &[
+    // only a writer of metadata calls it, with strings of its own; documented as a panic
+    ("models/src/gguf/value.rs", "strings of one array stay below 4 GiB"),
+];
+
 const MAX_LINES: usize = 700;
 
 /// All Rust sources below `folder` of the repository, as (path relative to the repository, text).
@@ -164,7 +170,7 @@ fn uncommented(line: &str) -> &str {
     let mut from = 0;
     while let Some(at) = line[from..].find("//") {
         let at = from + at;
-        if line[..at].matches('"').count() % 2 == 0 {
+        if line[..at].matches('"').count().is_multiple_of(2) {
             return &line[..at];
         }
         from = at + 2;
@@ -190,6 +196,9 @@ fn room_violations(room: &Room, path: &str, text: &str) -> Vec<String> {
     }
     let mut found = Vec::new();
     for (number, line) in code(path, text) {
+        if ALLOWED.iter().any(|(file, piece)| path == *file && line.contains(piece)) {
+            continue;
+        }
         for word in room.words {
             if holds(&line, word) {
                 found.push(format!("{path}:{number}: `{word}`: {}", room.why));

@@ -12,7 +12,7 @@
 //!
 //! and the result is (acc0 + acc1) + (acc2 + acc3). Here the four classes are the four lanes of a vector.
 use crate::acts::{BLOCK, GROUP, Row};
-use crate::format::{Group, Quantised, TensorType, as_blocks, blocks};
+use crate::format::{Group, Quantised, as_blocks, with_quantised};
 use crate::isa::{Isa, Op, Simd};
 use crate::linear::{Matrix, Out};
 use crate::team::Scratch;
@@ -28,11 +28,7 @@ pub(crate) fn matvec(
     out: &Out,
     scratch: &mut Scratch,
 ) {
-    match w.ty() {
-        TensorType::Q4_0 => isa.dispatch(Rows::<blocks::Q4_0>::new(w, rows, acts, t, out, scratch)),
-        TensorType::Q8_0 => isa.dispatch(Rows::<blocks::Q8_0>::new(w, rows, acts, t, out, scratch)),
-        ty => todo!("{ty}"),
-    }
+    with_quantised!(w.ty(), Q => isa.dispatch(Rows::<Q>::new(w, rows, acts, t, out, scratch)), else => todo!("{}", w.ty()));
 }
 
 struct Rows<'a, Q> {

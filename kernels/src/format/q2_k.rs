@@ -1,6 +1,8 @@
 //! Q2_K: 16 sub-blocks of 16 values of 2 bits, each with a 4-bit scale and minimum, v = d·sc·q − dmin·mn.
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_scale};
-use super::{Format, TensorType};
+use super::{Format, Group, Quantised, TensorType};
+use crate::isa::Simd;
+use std::array::from_fn;
 
 block! {
     /// Spec: `block_q2_K` in <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>
@@ -39,6 +41,45 @@ impl Format for Q2K {
         block.scales = block.scales.map(|s| s & 15 | s << 4);
         Self { d: f16_bytes(d), dmin: f16_bytes(1.5 * d), ..block }
     }
+}
+
+impl Quantised for Q2K {
+    // The bytes are sc·q, which leaves one scale for the whole block.
+    const BIAS: i32 = 0;
+    const MAX: u8 = 15 * 3;
+    const MINS: usize = 2;
+
+    #[inline(always)]
+    fn unpack128<S: Simd>(simd: S, blocks: &[Self], half: usize) -> Group<S> {
+        let [block] = blocks else { unreachable!("a unit is one block") };
+        let q = two_bits(simd, &block.qs.as_chunks().0[half]);
+        let scales = &block.scales.as_chunks::<8>().0[half];
+        let mins = simd.f4_splat(-f16_value(block.dmin));
+        Group {
+            q: from_fn(|k| {
+                let table = |sm: u8| u64::from(u32::from(sm & 15) * 0x0302_0100);
+                multiples(simd, [table(scales[2 * k]), table(scales[2 * k + 1])], q[k])
+            }),
+            d: [simd.f4_splat(f16_value(block.d)), simd.f4_splat(0.0)],
+            m: from_fn(|h| simd.f4_mul(mins, simd.f4_i32(from_fn(|k| i32::from(scales[2 * k + h] >> 4))))),
+        }
+    }
+}
+
+/// The two-bit quants of 128 values, as Q2_K and Q3_K order them: a run of 32 at each shift.
+#[inline(always)]
+pub(super) fn two_bits<S: Simd>(simd: S, qs: &[u8; 32]) -> [S::B; 4] {
+    let (qs, mask) = (simd.b_load(qs), simd.b_splat(3));
+    [qs, simd.b_shr::<2>(qs), simd.b_shr::<4>(qs), simd.b_shr::<6>(qs)].map(|q| simd.b_and(q, mask))
+}
+
+/// Looks `q`, all below 8, up in two tables of eight bytes: one for values 0..16 and one for 16..32.
+#[inline(always)]
+pub(super) fn multiples<S: Simd>(simd: S, tables: [u64; 2], q: S::B) -> S::B {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&tables[0].to_le_bytes());
+    bytes[16..24].copy_from_slice(&tables[1].to_le_bytes());
+    simd.b_lut(simd.b_load(&bytes), q)
 }
 
 /// First byte and bit position of the two-bit quants of sub-block `s` (16 values), as Q2_K and Q3_K order them.

@@ -1,7 +1,9 @@
 //! Q3_K: 16 sub-blocks of 16 values of 3 bits, each with a 6-bit scale, v = d·(sc − 32)·(q − 4).
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_scale};
-use super::q2_k::two_bits_at;
-use super::{Format, TensorType};
+use super::q2_k::{multiples, two_bits, two_bits_at};
+use super::{Format, Group, Quantised, TensorType};
+use crate::isa::Simd;
+use std::array::from_fn;
 
 block! {
     /// Spec: `block_q3_K` in <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>
@@ -22,7 +24,7 @@ impl Q3K {
     #[inline]
     pub(crate) fn scales(&self) -> [i8; 16] {
         let s = &self.scales;
-        std::array::from_fn(|i| {
+        from_fn(|i| {
             let low = if i < 8 { s[i] & 15 } else { s[i - 8] >> 4 };
             let high = s[8 + i % 4] >> (2 * (i / 4)) & 3;
             (low | high << 4) as i8 - 32
@@ -52,4 +54,38 @@ impl Format for Q3K {
         let rms = (341.5f32 * 5.5).sqrt() * SCALE_RMS;
         Self { d: f16_bytes(random_scale(rng, std / rms)), ..random_block(rng) }
     }
+}
+
+impl Quantised for Q3K {
+    // The bytes are (sc − 32)(q − 4) + 124, from 31·(−4) to −32·(−4), which leaves one scale for the whole block.
+    const BIAS: i32 = 124;
+    const MAX: u8 = 252;
+
+    #[inline(always)]
+    fn unpack128<S: Simd>(simd: S, blocks: &[Self], half: usize) -> Group<S> {
+        let [block] = blocks else { unreachable!("a unit is one block") };
+        let low = two_bits(simd, &block.qs.as_chunks().0[half]);
+        let third = simd.b_load(&block.hmask);
+        let third = if half == 0 { third } else { simd.b_shr::<4>(third) };
+        let third = [simd.b_shl::<2>(third), simd.b_shl::<1>(third), third, simd.b_shr::<1>(third)];
+        let mask = simd.b_splat(4);
+        let scales = block.scales();
+        let zero = simd.f4_splat(0.0);
+        Group {
+            q: from_fn(|k| {
+                let q = simd.b_or(low[k], simd.b_and(third[k], mask));
+                multiples(simd, from_fn(|h| products(scales[8 * half + 2 * k + h])), q)
+            }),
+            d: [simd.f4_splat(f16_value(block.d)), zero],
+            m: [zero; 2],
+        }
+    }
+}
+
+/// Bytes scale·(q − 4) + 124 for q in 0..8, all within a byte, as one sum of multiples.
+#[inline(always)]
+fn products(scale: i8) -> u64 {
+    // Σ (q − 4)·256^q, modulo 2^64.
+    const STEPS: u64 = 0x0706_0504_0302_0100_u64.wrapping_sub(0x0404_0404_0404_0404);
+    (i64::from(scale) as u64).wrapping_mul(STEPS).wrapping_add(0x7c7c_7c7c_7c7c_7c7c)
 }

@@ -64,10 +64,10 @@ pub(super) fn quants<const N: usize>(x: &[f32; N], d: f32, m: f32, lo: f32, hi: 
 /// The 32 nibbles of 16 bytes: the low ones, then the high ones.
 #[inline]
 pub(super) fn unpack_nibbles(qs: &[u8; 16]) -> [u8; 32] {
-    std::array::from_fn(|j| if j < 16 { qs[j] & 15 } else { qs[j - 16] >> 4 })
+    from_fn(|j| if j < 16 { qs[j] & 15 } else { qs[j - 16] >> 4 })
 }
 
 /// The inverse of [`unpack_nibbles`]; bits above the low four are left out.
 pub(super) fn pack_nibbles(q: &[u8; 32]) -> [u8; 16] {
-    std::array::from_fn(|j| (q[j] & 15) | (q[j + 16] << 4))
+    from_fn(|j| (q[j] & 15) | (q[j + 16] << 4))
 }

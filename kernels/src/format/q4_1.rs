@@ -1,7 +1,9 @@
 //! Q4_1: 32 values of 4 bits with a scale and a minimum, v = d·q + m.
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_scale};
 use super::q4_0::{pack_nibbles, quants, unpack_nibbles};
-use super::{Format, TensorType, fit};
+use super::{Format, Group, Quantised, TensorType, fit};
+use crate::isa::Simd;
+use std::array::from_fn;
 
 block! {
     /// Spec: `block_q4_1` in <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>
@@ -32,6 +34,22 @@ impl Format for Q4_1 {
         let rms = (255.0f32 / 12.0).sqrt() * SCALE_RMS;
         let d = random_scale(rng, std / rms);
         Self { d: f16_bytes(d), m: f16_bytes(-7.5 * d), ..random_block(rng) }
+    }
+}
+
+impl Quantised for Q4_1 {
+    const BIAS: i32 = 0;
+    const MAX: u8 = 15;
+    const MINS: usize = 1;
+
+    #[inline(always)]
+    fn unpack128<S: Simd>(simd: S, blocks: &[Self], _half: usize) -> Group<S> {
+        let zero = simd.f4_splat(0.0);
+        Group {
+            q: from_fn(|b| simd.b_nibbles(&blocks[b].qs)),
+            d: [simd.f4_f16(from_fn(|b| blocks[b].d)), zero],
+            m: [simd.f4_f16(from_fn(|b| blocks[b].m)), zero],
+        }
     }
 }
 

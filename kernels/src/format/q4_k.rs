@@ -1,7 +1,9 @@
 //! Q4_K: 8 sub-blocks of 32 values of 4 bits, each with a 6-bit scale and minimum, v = d·sc·q − dmin·mn.
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_scale};
 use super::q4_0::quants;
-use super::{Format, TensorType, fit};
+use super::{Format, Group, Quantised, TensorType, fit};
+use crate::isa::Simd;
+use std::array::from_fn;
 
 block! {
     /// Spec: `block_q4_K` in <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>
@@ -41,9 +43,53 @@ impl Format for Q4K {
     }
 }
 
+impl Quantised for Q4K {
+    const BIAS: i32 = 0;
+    const MAX: u8 = 15;
+    const MINS: usize = 1;
+
+    #[inline(always)]
+    fn unpack128<S: Simd>(simd: S, blocks: &[Self], half: usize) -> Group<S> {
+        let [block] = blocks else { unreachable!("a unit is one block") };
+        let (d, m) = scales_and_mins(simd, block.d, block.dmin, &block.scales, half);
+        let zero = simd.f4_splat(0.0);
+        Group { q: nibbles(simd, &block.qs.as_chunks().0[half]), d: [d, zero], m: [m, zero] }
+    }
+}
+
+/// The nibbles of 128 values, as Q4_K and Q5_K order them: 32 bytes hold one run low and the next high.
+#[inline(always)]
+pub(super) fn nibbles<S: Simd>(simd: S, qs: &[u8; 64]) -> [S::B; 4] {
+    let mask = simd.b_splat(15);
+    let [a, b] = [0, 1].map(|g| simd.b_load(&qs.as_chunks().0[g]));
+    [simd.b_and(a, mask), simd.b_shr::<4>(a), simd.b_and(b, mask), simd.b_shr::<4>(b)]
+}
+
+/// Scales and negative minimums of the four runs of a half, as Q4_K and Q5_K pack them.
+#[inline(always)]
+pub(super) fn scales_and_mins<S: Simd>(
+    simd: S,
+    d: [u8; 2],
+    dmin: [u8; 2],
+    packed: &[u8; 12],
+    half: usize,
+) -> (S::F4, S::F4) {
+    // As `unpack_scales`, four bytes at a time.
+    let word = |i: usize| u32::from_le_bytes(packed.as_chunks().0[i]);
+    let (scales, mins) = if half == 0 {
+        (word(0) & 0x3f3f_3f3f, word(1) & 0x3f3f_3f3f)
+    } else {
+        let [scales, mins] = [0, 1].map(|i| word(i) >> 2 & 0x3030_3030);
+        (word(2) & 0x0f0f_0f0f | scales, word(2) >> 4 & 0x0f0f_0f0f | mins)
+    };
+    let float = |bytes: u32| simd.f4_i32(bytes.to_le_bytes().map(i32::from));
+    let times = |factor: f32, bytes: u32| simd.f4_mul(simd.f4_splat(factor), float(bytes));
+    (times(f16_value(d), scales), times(-f16_value(dmin), mins))
+}
+
 fn encode(x: &[f32]) -> Q4K {
     let Fit { d, dmin, scales, q } = fit_block(x, 15.0);
-    let qs = std::array::from_fn(|i| {
+    let qs = from_fn(|i| {
         let e = 64 * (i / 32) + i % 32;
         q[e] | q[e + 32] << 4
     });
@@ -62,7 +108,7 @@ pub(super) struct Fit {
 pub(super) fn fit_block(x: &[f32], levels: f32) -> Fit {
     let (blocks, _) = x.as_chunks::<32>();
     // The minimum is stored as a magnitude to subtract, so it cannot be positive.
-    let ideal: [(f32, f32); 8] = std::array::from_fn(|b| fit::scale_and_min(&blocks[b], levels, 0.0));
+    let ideal: [(f32, f32); 8] = from_fn(|b| fit::scale_and_min(&blocks[b], levels, 0.0));
     let (max_d, max_m) = ideal.iter().fold((0.0f32, 0.0f32), |(d, m), fit| (d.max(fit.0), m.max(-fit.1)));
     let (d, dmin) = (f16_bytes(max_d / 63.0), f16_bytes(max_m / 63.0));
     let (scale, min) = (f16_value(d), f16_value(dmin));
@@ -94,14 +140,14 @@ pub(super) fn fit_block(x: &[f32], levels: f32) -> Fit {
 /// two bits in the top of bytes 0..4 and 4..8.
 #[inline]
 pub(super) fn unpack_scales(s: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
-    let scales = std::array::from_fn(|j| if j < 4 { s[j] & 63 } else { s[j + 4] & 15 | s[j - 4] >> 6 << 4 });
-    let mins = std::array::from_fn(|j| if j < 4 { s[j + 4] & 63 } else { s[j + 4] >> 4 | s[j] >> 6 << 4 });
+    let scales = from_fn(|j| if j < 4 { s[j] & 63 } else { s[j + 4] & 15 | s[j - 4] >> 6 << 4 });
+    let mins = from_fn(|j| if j < 4 { s[j + 4] & 63 } else { s[j + 4] >> 4 | s[j] >> 6 << 4 });
     (scales, mins)
 }
 
 /// The inverse of [`unpack_scales`].
 pub(super) fn pack_scales(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
-    std::array::from_fn(|i| match i {
+    from_fn(|i| match i {
         0..4 => scales[i] & 63 | scales[i + 4] >> 4 << 6,
         4..8 => mins[i - 4] & 63 | mins[i] >> 4 << 6,
         _ => scales[i - 4] & 15 | mins[i - 4] << 4,

@@ -1,7 +1,9 @@
 //! Q5_0: 32 values of 5 bits with one scale, v = d·(q − 16).
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_signed_scale};
 use super::q4_0::{pack_nibbles, quants, unpack_nibbles};
-use super::{Format, TensorType, fit};
+use super::{Format, Group, Quantised, TensorType, fit};
+use crate::isa::Simd;
+use std::array::from_fn;
 
 block! {
     /// Spec: `block_q5_0` in <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>
@@ -34,6 +36,21 @@ impl Format for Q5_0 {
     }
 }
 
+impl Quantised for Q5_0 {
+    const BIAS: i32 = 16;
+    const MAX: u8 = 31;
+
+    #[inline(always)]
+    fn unpack128<S: Simd>(simd: S, blocks: &[Self], _half: usize) -> Group<S> {
+        let zero = simd.f4_splat(0.0);
+        Group {
+            q: from_fn(|b| five(simd, &blocks[b].qs, blocks[b].qh)),
+            d: [simd.f4_f16(from_fn(|b| blocks[b].d)), zero],
+            m: [zero; 2],
+        }
+    }
+}
+
 fn encode(x: &[f32]) -> Q5_0 {
     let x: &[f32; 32] = x.try_into().expect("a block of 32");
     let d = f16_bytes(fit::scale(x, -16.0, 15.0));
@@ -41,11 +58,17 @@ fn encode(x: &[f32]) -> Q5_0 {
     Q5_0 { d, qh: pack_fifth(&q), qs: pack_nibbles(&q) }
 }
 
+/// [`unpack_five`] in a vector.
+#[inline(always)]
+pub(super) fn five<S: Simd>(simd: S, qs: &[u8; 16], qh: [u8; 4]) -> S::B {
+    simd.b_or(simd.b_nibbles(qs), simd.b_bits(u32::from_le_bytes(qh), 16))
+}
+
 /// Nibbles with their fifth bits: 32 values in 0..=31.
 #[inline]
 pub(super) fn unpack_five(qs: &[u8; 16], qh: [u8; 4]) -> [u8; 32] {
     let (low, high) = (unpack_nibbles(qs), u32::from_le_bytes(qh));
-    std::array::from_fn(|e| low[e] | ((high >> e & 1) as u8) << 4)
+    from_fn(|e| low[e] | ((high >> e & 1) as u8) << 4)
 }
 
 /// The fifth bits of 32 values.

@@ -1,7 +1,11 @@
 //! Q5_K: 8 sub-blocks of 32 values of 5 bits, each with a 6-bit scale and minimum, v = d·sc·q − dmin·mn.
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_scale};
-use super::q4_k::{Fit, SCALE_MEAN_SQUARE, centred_scales, fit_block, unpack_scales};
-use super::{Format, TensorType};
+use super::q4_k::{
+    Fit, SCALE_MEAN_SQUARE, centred_scales, fit_block, nibbles, scales_and_mins, unpack_scales,
+};
+use super::{Format, Group, Quantised, TensorType};
+use crate::isa::Simd;
+use std::array::from_fn;
 
 block! {
     /// Spec: `block_q5_K` in <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>
@@ -44,12 +48,32 @@ impl Format for Q5K {
     }
 }
 
+impl Quantised for Q5K {
+    const BIAS: i32 = 0;
+    const MAX: u8 = 31;
+    const MINS: usize = 1;
+
+    #[inline(always)]
+    fn unpack128<S: Simd>(simd: S, blocks: &[Self], half: usize) -> Group<S> {
+        let [block] = blocks else { unreachable!("a unit is one block") };
+        let (d, m) = scales_and_mins(simd, block.d, block.dmin, &block.scales, half);
+        let low = nibbles(simd, &block.qs.as_chunks().0[half]);
+        let fifth = simd.b_load(&block.qh);
+        let fifth = if half == 0 { fifth } else { simd.b_shr::<4>(fifth) };
+        let fifth =
+            [simd.b_shl::<4>(fifth), simd.b_shl::<3>(fifth), simd.b_shl::<2>(fifth), simd.b_shl::<1>(fifth)];
+        let mask = simd.b_splat(16);
+        let zero = simd.f4_splat(0.0);
+        Group { q: from_fn(|b| simd.b_or(low[b], simd.b_and(fifth[b], mask))), d: [d, zero], m: [m, zero] }
+    }
+}
+
 fn encode(x: &[f32]) -> Q5K {
     let Fit { d, dmin, scales, q } = fit_block(x, 31.0);
-    let qs = std::array::from_fn(|i| {
+    let qs = from_fn(|i| {
         let e = 64 * (i / 32) + i % 32;
         q[e] & 15 | q[e + 32] << 4
     });
-    let qh = std::array::from_fn(|l| (0..8).fold(0, |bits, b| bits | (q[32 * b + l] >> 4) << b));
+    let qh = from_fn(|l| (0..8).fold(0, |bits, b| bits | (q[32 * b + l] >> 4) << b));
     Q5K { d, dmin, scales, qh, qs }
 }

@@ -1,7 +1,9 @@
 //! Q6_K: 16 sub-blocks of 16 values of 6 bits, each with an 8-bit scale, v = d·sc·(q − 32).
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_scale};
 use super::q4_0::quants;
-use super::{Format, TensorType, fit};
+use super::{Format, Group, Quantised, TensorType, fit};
+use crate::isa::Simd;
+use std::array::from_fn;
 
 block! {
     /// Spec: `block_q6_K` in <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>
@@ -42,9 +44,32 @@ impl Format for Q6K {
     }
 }
 
+impl Quantised for Q6K {
+    const BIAS: i32 = 32;
+    const MAX: u8 = 63;
+    const SCALES: usize = 2;
+
+    #[inline(always)]
+    fn unpack128<S: Simd>(simd: S, blocks: &[Self], half: usize) -> Group<S> {
+        let [block] = blocks else { unreachable!("a unit is one block") };
+        let [a, b] = [0, 1].map(|g| simd.b_load(&block.ql.as_chunks().0[2 * half + g]));
+        let high = simd.b_load(&block.qh.as_chunks().0[half]);
+        let (mask, high_mask) = (simd.b_splat(15), simd.b_splat(0x30));
+        let low = [simd.b_and(a, mask), simd.b_and(b, mask), simd.b_shr::<4>(a), simd.b_shr::<4>(b)];
+        let high = [simd.b_shl::<4>(high), simd.b_shl::<2>(high), high, simd.b_shr::<2>(high)];
+        let d = simd.f4_splat(f16_value(block.d));
+        let scales = &block.scales.as_chunks::<8>().0[half];
+        Group {
+            q: from_fn(|k| simd.b_or(low[k], simd.b_and(high[k], high_mask))),
+            d: from_fn(|h| simd.f4_mul(d, simd.f4_i32(from_fn(|k| i32::from(scales[2 * k + h] as i8))))),
+            m: [simd.f4_splat(0.0); 2],
+        }
+    }
+}
+
 fn encode(x: &[f32]) -> Q6K {
     let (blocks, _) = x.as_chunks::<16>();
-    let ideal: [f32; 16] = std::array::from_fn(|s| fit::scale(&blocks[s], -32.0, 31.0));
+    let ideal: [f32; 16] = from_fn(|s| fit::scale(&blocks[s], -32.0, 31.0));
     let largest = ideal.iter().fold(0.0f32, |max, &d| if d.abs() > max.abs() { d } else { max });
     // The scale of the largest magnitude becomes −128, the end of the range that reaches further.
     let d = f16_bytes(largest / -128.0);
@@ -55,11 +80,11 @@ fn encode(x: &[f32]) -> Q6K {
         scales[s] = sc as u8;
         *q = quants(&blocks[s], scale * sc as f32, 0.0, -32.0, 31.0).map(|q| (q + 32) as u8);
     }
-    let ql = std::array::from_fn(|i| {
+    let ql = from_fn(|i| {
         let e = 128 * (i / 64) + i % 64;
         q[e] & 15 | q[e + 64] << 4
     });
-    let qh = std::array::from_fn(|i| {
+    let qh = from_fn(|i| {
         let e = 128 * (i / 32) + i % 32;
         (0..4).fold(0, |bits, k| bits | (q[e + 32 * k] >> 4) << (2 * k))
     });

@@ -39,3 +39,73 @@ pub struct Group<S: Simd> {
     /// Mins with their sign (the product adds min · Σ activations); laid out as `d`, unused without mins.
     pub m: [S::F4; 2],
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{TensorType, as_blocks, random_row, with_quantised};
+    use crate::isa::{Isa, Op};
+
+    /// Unpacks every unit, and puts the values together again as the formula of [`Quantised`] says.
+    struct Values<'a, Q>(&'a [Q]);
+
+    impl<Q: Quantised> Op for Values<'_, Q> {
+        type Output = Vec<f32>;
+
+        #[inline(always)]
+        fn call<S: Simd>(self, simd: S) -> Vec<f32> {
+            let mut out = Vec::new();
+            for unit in self.0.chunks_exact(Q::UNIT) {
+                for half in 0..Q::HALVES {
+                    let Group { q, d, m } = Q::unpack128(simd, unit, half);
+                    let [d, m] = [d, m].map(|v| v.map(|v| simd.f4_array(v).map(f64::from)));
+                    for (b, q) in q.into_iter().enumerate() {
+                        let mut bytes = [0; 32];
+                        simd.b_store(q, &mut bytes);
+                        for (e, u) in bytes.into_iter().enumerate() {
+                            assert!(u <= Q::MAX, "{}: byte {u}", Q::TYPE);
+                            let scale = d[e / 16 % Q::SCALES][b];
+                            let min = if Q::MINS == 0 { 0.0 } else { m[e / 16 % Q::MINS][b] };
+                            out.push((scale * f64::from(i32::from(u) - Q::BIAS) + min) as f32);
+                        }
+                    }
+                }
+            }
+            out
+        }
+    }
+
+    /// Whatever the bytes, including infinite and NaN scales, on every instruction set.
+    #[test]
+    fn groups_hold_the_values_that_decode_gives() {
+        let mut state = 3u64;
+        let mut rng = || {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            state ^ state >> 29
+        };
+        for &ty in TensorType::ALL.iter().filter(|ty| ty.is_quantised()) {
+            let count = 512 * 8;
+            let mut bytes = vec![0; ty.row_bytes(count).unwrap()];
+            for kind in 0..3 {
+                match kind {
+                    0 => random_row(ty, &mut rng, 1.0, &mut bytes),
+                    1 => bytes.iter_mut().for_each(|b| *b = (rng() >> 50) as u8),
+                    _ => bytes.iter_mut().for_each(|b| *b = 0xff),
+                }
+                let mut want = vec![0.0f32; count];
+                crate::format::decode_row(ty, &bytes, &mut want);
+                for isa in Isa::available() {
+                    let got = with_quantised!(
+                        ty, Q => isa.dispatch(Values(as_blocks::<Q>(&bytes))), else => unreachable!());
+                    assert_eq!(got.len(), count);
+                    for (i, (got, want)) in got.into_iter().zip(&want).enumerate() {
+                        assert!(
+                            got == *want || got.is_nan() && want.is_nan(),
+                            "{isa} {ty} value {i}: {got} for {want}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

@@ -3,11 +3,19 @@
 //! A kernel is written once, generic over [`Simd`], as an [`Op`]; [`Isa::dispatch`] runs it with the
 //! token of an instruction set chosen at run time. Everything between [`Simd::run`] and the token's
 //! methods must be `#[inline(always)]`: only `run` carries the `target_feature` attributes.
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod scalar;
 mod simd;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use scalar::Scalar;
-pub use simd::{Bytes, Dots, Floats, Op, Simd, WIDE_OFFSET};
+pub use simd::{Bytes, Dots, Floats, Op, Panel, Simd, WIDE_OFFSET};
+#[cfg(target_arch = "x86_64")]
+pub use x86::{Avx2, Avx512Vnni, AvxVnni};
 
 use std::fmt;
 use std::str::FromStr;
@@ -52,6 +60,12 @@ macro_rules! isas {
 isas! {
     /// Plain loops: the oracle of all others.
     Scalar = "scalar";
+    /// 256-bit vectors.
+    Avx2 = "avx2", if target_arch = "x86_64";
+    /// 256-bit vectors with 8-bit dot products.
+    AvxVnni = "avxvnni", if target_arch = "x86_64";
+    /// 512-bit vectors with 8-bit dot products.
+    Avx512Vnni = "avx512vnni", if target_arch = "x86_64";
 }
 
 #[cold]
@@ -63,6 +77,11 @@ impl Isa {
     /// The instruction sets this machine has, from the slowest to the fastest.
     pub fn available() -> impl Iterator<Item = Isa> {
         Self::ALL.iter().copied().filter(|isa| isa.is_available())
+    }
+
+    /// Whether multiply-add rounds once: then all results equal those of [`Isa::Scalar`] bit by bit.
+    pub const fn is_fused(self) -> bool {
+        true
     }
 
     /// The fastest instruction set of this machine.
@@ -93,3 +112,6 @@ impl FromStr for Isa {
             .ok_or_else(|| UnknownIsa(name.to_owned()))
     }
 }
+
+#[cfg(test)]
+mod tests;

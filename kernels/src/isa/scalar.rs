@@ -1,6 +1,6 @@
 //! Plain loops over arrays: the oracle that the other instruction sets are tested against.
 use super::simd::WIDE_OFFSET;
-use super::{Bytes, Dots, Floats, Isa, Op, Simd};
+use super::{Bytes, Dots, Floats, Isa, Op, Panel, Simd};
 use half::{bf16, f16};
 use std::array::from_fn;
 
@@ -211,6 +211,10 @@ impl Bytes for Scalar {
         from_fn(|i| table[i / 16 * 16 + usize::from(index[i] & 15)])
     }
     #[inline(always)]
+    fn b_transpose(self, rows: [Self::B; 8]) -> [Self::B; 8] {
+        from_fn(|i| from_fn(|j| rows[j / 4][4 * i + j % 4]))
+    }
+    #[inline(always)]
     fn f4_splat(self, x: f32) -> Self::F4 {
         [x; 4]
     }
@@ -273,5 +277,74 @@ impl Dots for Scalar {
     #[inline(always)]
     fn i4_float(self, a: Self::I4) -> Self::F4 {
         map(a, |a| a as f32)
+    }
+}
+
+impl Panel for Scalar {
+    type P = [i32; 8];
+    type PF = [f32; 8];
+    const ROWS: usize = 8;
+    const TOKENS: usize = 3;
+
+    #[inline(always)]
+    fn level(self, max: u8) -> usize {
+        if max > Self::NARROW_MAX { 0 } else { 8 }
+    }
+    #[inline(always)]
+    unsafe fn p_dots<const T: usize, const LEVEL: usize>(
+        self,
+        mut acc: [Self::P; T],
+        w: *const u8,
+        a: *const i32,
+        steps: usize,
+    ) -> [Self::P; T] {
+        let offset = if LEVEL == 0 { WIDE_OFFSET } else { 0 };
+        // SAFETY: the caller gives `steps` steps of weights and activations.
+        let (w, a) =
+            unsafe { (std::slice::from_raw_parts(w, steps * 32), std::slice::from_raw_parts(a, steps * T)) };
+        for (w, a) in w.chunks_exact(32).zip(a.chunks_exact(T)) {
+            for (acc, a) in acc.iter_mut().zip(a) {
+                for (acc, w) in acc.iter_mut().zip(w.chunks_exact(4)) {
+                    for (&w, a) in w.iter().zip(a.to_le_bytes()) {
+                        *acc += (i32::from(w) - offset) * i32::from(a as i8);
+                    }
+                }
+            }
+        }
+        acc
+    }
+    #[inline(always)]
+    fn p_splat(self, x: i32) -> Self::P {
+        [x; 8]
+    }
+    #[inline(always)]
+    fn p_float(self, a: Self::P) -> Self::PF {
+        map(a, |a| a as f32)
+    }
+    #[inline(always)]
+    fn pf_splat(self, x: f32) -> Self::PF {
+        [x; 8]
+    }
+    #[inline(always)]
+    fn pf_add(self, a: Self::PF, b: Self::PF) -> Self::PF {
+        zip(a, b, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn pf_mul(self, a: Self::PF, b: Self::PF) -> Self::PF {
+        zip(a, b, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn pf_fma(self, a: Self::PF, b: Self::PF, c: Self::PF) -> Self::PF {
+        from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
+    unsafe fn pf_load(self, x: *const f32) -> Self::PF {
+        // SAFETY: the caller gives eight values.
+        unsafe { x.cast::<Self::PF>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn pf_store(self, a: Self::PF, out: *mut f32) {
+        // SAFETY: the caller gives room for eight values.
+        unsafe { out.cast::<Self::PF>().write_unaligned(a) }
     }
 }

@@ -1,5 +1,5 @@
-//! The small operations that kernels are written in, in three layers: 16 f32 lanes, 32 bytes with
-//! four f32 lanes, and integer dot products.
+//! The small operations that kernels are written in: 16 f32 lanes, 32 bytes with four f32 lanes, integer
+//! dot products, and panels of many rows.
 //!
 //! Vectors have the same logical width on every instruction set (a token may hold several registers
 //! for one), so an algorithm is written once and its summation order is the same everywhere. Float
@@ -18,7 +18,7 @@ pub trait Op {
 }
 
 /// An instruction set. A value of the type proves that this machine has it.
-pub trait Simd: Dots + Send + Sync + 'static {
+pub trait Simd: Dots + Panel + Send + Sync + 'static {
     /// The run-time name of this instruction set.
     const ISA: Isa;
 
@@ -125,6 +125,9 @@ pub trait Bytes: Floats {
     /// `table`, the others into 16..32. Indices must be below 16.
     fn b_lut(self, table: Self::B, index: Self::B) -> Self::B;
 
+    /// Transposes 8 × 8 dwords: dword j of result i is dword i of `rows[j]`.
+    fn b_transpose(self, rows: [Self::B; 8]) -> [Self::B; 8];
+
     /// All lanes `x`.
     fn f4_splat(self, x: f32) -> Self::F4;
     /// Lane i = `x[i]`.
@@ -176,3 +179,50 @@ pub trait Dots: Bytes {
 
 /// Half of the range of a byte: see [`Dots::NARROW_MAX`].
 pub const WIDE_OFFSET: i32 = 128;
+
+/// Products of a panel of [`Panel::ROWS`] weight rows with up to [`Panel::TOKENS`] tokens; a lane is a row.
+pub trait Panel: Dots {
+    /// One i32 per row.
+    type P: Copy;
+    /// One f32 per row.
+    type PF: Copy;
+    /// Rows of a panel, a multiple of 8.
+    const ROWS: usize;
+    /// Most tokens whose accumulators fit into the registers, at most 8.
+    const TOKENS: usize;
+
+    /// Which form of [`Panel::p_dots`] to use for weights up to `max`: 0, 1, 2, 4 or 8.
+    fn level(self, max: u8) -> usize;
+
+    /// `acc[t][r]` + Σ (weight − `offset(max)`) · activation over 4 · `steps` values, exactly. `LEVEL` is
+    /// `level(max)`; `steps` is 4 or 8.
+    ///
+    /// # Safety
+    /// `w` points to \[steps\]\[ROWS\]\[4\] weights, aligned to 64 bytes, none above `max`; `a` to
+    /// \[steps\]\[T\] words of four i8 activations each, none of them −128.
+    unsafe fn p_dots<const T: usize, const LEVEL: usize>(
+        self,
+        acc: [Self::P; T],
+        w: *const u8,
+        a: *const i32,
+        steps: usize,
+    ) -> [Self::P; T];
+    /// All lanes `x`.
+    fn p_splat(self, x: i32) -> Self::P;
+    /// Lanes as f32, rounded to nearest even.
+    fn p_float(self, a: Self::P) -> Self::PF;
+    /// All lanes `x`.
+    fn pf_splat(self, x: f32) -> Self::PF;
+    /// a + b
+    fn pf_add(self, a: Self::PF, b: Self::PF) -> Self::PF;
+    /// a · b
+    fn pf_mul(self, a: Self::PF, b: Self::PF) -> Self::PF;
+    /// a · b + c, rounded once where the instruction set can.
+    fn pf_fma(self, a: Self::PF, b: Self::PF, c: Self::PF) -> Self::PF;
+    /// # Safety
+    /// `x` points to `ROWS` values.
+    unsafe fn pf_load(self, x: *const f32) -> Self::PF;
+    /// # Safety
+    /// `out` points to room for `ROWS` values.
+    unsafe fn pf_store(self, a: Self::PF, out: *mut f32);
+}

@@ -1,5 +1,5 @@
 use super::*;
-use crate::format::{Quantised, as_blocks, decode_row, random_row};
+use crate::format::{Quantised, as_blocks, decode_row, random_row, with_quantised};
 use crate::isa::{Isa, Scalar};
 
 /// A small generator (splitmix64).
@@ -54,16 +54,12 @@ fn oracle<Q: Quantised>(row: &[u8], q: &[i8], d: &[f32]) -> f32 {
 }
 
 fn oracle_of(ty: TensorType) -> fn(&[u8], &[i8], &[f32]) -> f32 {
-    match ty {
-        TensorType::Q4_0 => oracle::<crate::format::blocks::Q4_0>,
-        TensorType::Q8_0 => oracle::<crate::format::blocks::Q8_0>,
-        _ => unreachable!(),
-    }
+    with_quantised!(ty, Q => oracle::<Q>, else => unreachable!())
 }
 
 /// Formats under test.
 fn formats() -> impl Iterator<Item = TensorType> {
-    [TensorType::Q4_0, TensorType::Q8_0].into_iter()
+    TensorType::ALL.iter().copied().filter(|ty| ty.is_quantised())
 }
 
 struct Case {
@@ -129,14 +125,9 @@ fn assert_bits(got: &[f32], want: &[f32], what: &dyn std::fmt::Display) {
     }
 }
 
-/// Whether results must equal the oracle's bit by bit: everywhere with a fused multiply-add.
-fn is_exact(isa: Isa) -> bool {
-    isa.name() != "portable"
-}
-
 #[track_caller]
 fn assert_agrees(isa: Isa, got: &[f32], want: &[f32], what: &str) {
-    if is_exact(isa) {
+    if isa.is_fused() {
         return assert_bits(got, want, &format_args!("{isa} {what}"));
     }
     let scale = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
@@ -169,7 +160,7 @@ fn bias_and_residual_are_added_in_order() {
         for n in [1, 9] {
             let case = Case::new(ty, 40, 512, n);
             let want = case.expected();
-            for isa in Isa::available().filter(|&isa| is_exact(isa)) {
+            for isa in Isa::available().filter(|isa| isa.is_fused()) {
                 let team = Team::new(2, isa).unwrap();
                 let with = |f: fn(f32, f32) -> f32| -> Vec<f32> {
                     want.iter().enumerate().map(|(i, &y)| f(y, case.bias[i % 40])).collect()

@@ -1,7 +1,5 @@
 //! Encoding and synthesis of rows, seen through `decode_row` (which has its own reference).
-mod common;
-
-use common::Rng;
+use crate::rng::Rng;
 use lapwing_kernels::{EncodeError, TensorType, decode_row, encode_row, random_row};
 
 const COUNT: usize = 256 * 256;

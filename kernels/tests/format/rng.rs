@@ -1,9 +1,8 @@
-//! Shared by the tests of this crate: a seeded generator.
+//! A seeded generator for the tests of the formats.
 
 /// SplitMix64. Source: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", 2014.
 pub struct Rng(pub u64);
 
-#[allow(dead_code)] // Not every test uses every helper.
 impl Rng {
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);

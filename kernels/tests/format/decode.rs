@@ -1,8 +1,6 @@
 //! Every block format, value by value, against a reference that follows the table of block layouts literally: one
 //! element at a time, in f64.
-mod common;
-
-use common::Rng;
+use crate::rng::Rng;
 use lapwing_kernels::{TensorType, decode_row};
 
 const LUT: [f64; 16] =

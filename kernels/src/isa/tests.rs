@@ -1,0 +1,242 @@
+//! Every operation of every instruction set against the scalar one.
+use super::*;
+use half::f16;
+use std::array::from_fn;
+
+/// A small generator (splitmix64).
+fn rng(mut state: u64) -> impl FnMut() -> u64 {
+    move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+}
+
+/// What the operations returned, by name.
+type Results = Vec<(&'static str, Vec<u32>)>;
+
+/// Runs `op` on every instruction set of this machine and compares with the scalar results.
+#[track_caller]
+fn check<O: Op<Output = Results> + Clone>(op: O) {
+    let want = Isa::Scalar.dispatch(op.clone());
+    for isa in Isa::available() {
+        for ((name, got), (_, want)) in isa.dispatch(op.clone()).iter().zip(&want) {
+            assert_eq!(got, want, "{isa} {name}");
+        }
+    }
+}
+
+fn bits<const N: usize>(x: [f32; N]) -> Vec<u32> {
+    x.map(f32::to_bits).to_vec()
+}
+
+#[derive(Clone)]
+struct FloatOps {
+    a: [f32; 16],
+    b: [f32; 16],
+    c: [f32; 16],
+    bytes: [u8; 64],
+}
+
+impl Op for FloatOps {
+    type Output = Results;
+
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) -> Results {
+        let mut r = Results::new();
+        let out = |v: S::F| {
+            let mut out = [0.0; 16];
+            s.store(v, &mut out);
+            bits(out)
+        };
+        let [a, b, c] = [&self.a, &self.b, &self.c].map(|x| s.load(x));
+        r.push(("splat", out(s.splat(self.a[3]))));
+        r.push(("load", out(a)));
+        for n in [0, 1, 7, 15, 16] {
+            r.push(("load_part", out(s.load_part(&self.a[..n]))));
+            let mut part = self.b;
+            s.store_part(a, &mut part[..n]);
+            r.push(("store_part", bits(part)));
+        }
+        r.push(("load_le", out(s.load_le(&self.bytes))));
+        let half: &[u8; 32] = self.bytes.first_chunk().unwrap();
+        // The sign and payload of a NaN are of no interest.
+        let nan_free = |v: Vec<u32>| -> Vec<u32> {
+            v.into_iter().map(|x| if f32::from_bits(x).is_nan() { u32::MAX } else { x }).collect()
+        };
+        r.push(("load_f16_le", nan_free(out(s.load_f16_le(half)))));
+        r.push(("load_bf16_le", nan_free(out(s.load_bf16_le(half)))));
+        let mut h = [f16::ZERO; 16];
+        s.store_f16(a, &mut h);
+        r.push(("store_f16", h.map(|h| u32::from(h.to_bits())).to_vec()));
+        r.push(("load_f16", out(s.load_f16(&h))));
+        let mut q = [0i8; 16];
+        s.store_i8(s.max(s.min(a, s.splat(127.0)), s.splat(-127.0)), &mut q);
+        r.push(("store_i8", q.map(|q| q as u32).to_vec()));
+        r.push(("add", out(s.add(a, b))));
+        r.push(("sub", out(s.sub(a, b))));
+        r.push(("mul", out(s.mul(a, b))));
+        r.push(("div", out(s.div(a, b))));
+        if S::ISA.is_fused() {
+            r.push(("fma", out(s.fma(a, b, c))));
+        } else {
+            r.push(("fma", bits::<16>(from_fn(|i| self.a[i].mul_add(self.b[i], self.c[i])))));
+        }
+        r.push(("max", out(s.max(a, b))));
+        r.push(("min", out(s.min(a, b))));
+        r.push(("abs", out(s.abs(a))));
+        r.push(("round", out(s.round(a))));
+        let exponents = s.load(&self.b.map(|b| (b * 1e6).clamp(-126.0, 127.0).round()));
+        r.push(("pow2", out(s.pow2(exponents))));
+        r.push(("select_lt", out(s.select_lt(a, b, c, s.splat(1.0)))));
+        r.push(("sum", vec![s.sum(a).to_bits()]));
+        r.push(("max_lane", vec![s.max_lane(a).to_bits()]));
+        r
+    }
+}
+
+#[test]
+fn floats_equal_scalar() {
+    let mut rng = rng(1);
+    for round in 0..200 {
+        let mut values = || from_fn(|_| ((rng() >> 40) as f32 / 65536.0 - 128.0) * 10f32.powi(round % 7 - 3));
+        let mut a: [f32; 16] = values();
+        // Ties, for the roundings.
+        a[5] = 2.5;
+        a[6] = -3.5;
+        a[7] = 1.0 + 1.0 / 2048.0;
+        check(FloatOps { a, b: values(), c: values(), bytes: from_fn(|_| rng() as u8) });
+    }
+}
+
+#[derive(Clone)]
+struct ByteOps {
+    a: [u8; 32],
+    b: [u8; 32],
+    x: [u8; 16],
+    f: [f32; 4],
+    i: [i32; 4],
+    bits: u32,
+}
+
+impl Op for ByteOps {
+    type Output = Results;
+
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) -> Results {
+        let mut r = Results::new();
+        let out = |v: S::B| {
+            let mut out = [0; 32];
+            s.b_store(v, &mut out);
+            out.map(u32::from).to_vec()
+        };
+        let (a, b) = (s.b_load(&self.a), s.b_load(&self.b));
+        r.push(("b_load", out(a)));
+        r.push(("b_splat", out(s.b_splat(self.x[0]))));
+        r.push(("b_pair", out(s.b_pair(self.x[1], self.x[2]))));
+        r.push(("b_load_twice", out(s.b_load_twice(&self.x))));
+        r.push(("b_nibbles", out(s.b_nibbles(&self.x))));
+        r.push(("b_bits", out(s.b_bits(self.bits, self.x[3]))));
+        r.push(("b_and", out(s.b_and(a, b))));
+        r.push(("b_or", out(s.b_or(a, b))));
+        r.push(("b_xor", out(s.b_xor(a, b))));
+        r.push(("b_add", out(s.b_add(a, b))));
+        r.push(("b_sub", out(s.b_sub(a, b))));
+        r.push(("b_shr 1", out(s.b_shr::<1>(a))));
+        r.push(("b_shr 6", out(s.b_shr::<6>(a))));
+        r.push(("b_shl 2", out(s.b_shl::<2>(a))));
+        r.push(("b_shl 7", out(s.b_shl::<7>(a))));
+        r.push(("b_lut", out(s.b_lut(a, s.b_and(b, s.b_splat(15))))));
+        let rows: [S::B; 8] = from_fn(|i| s.b_add(a, s.b_splat(i as u8)));
+        r.push(("b_transpose", s.b_transpose(rows).into_iter().flat_map(out).collect()));
+
+        let (f, g) = (s.f4_load(&self.f), s.f4_splat(self.f[1]));
+        let f4 = |v: S::F4| bits(s.f4_array(v));
+        r.push(("f4_load", f4(f)));
+        r.push(("f4_splat", f4(g)));
+        // Finite f16 values: the exponent is not all ones.
+        r.push(("f4_f16", f4(s.f4_f16(from_fn(|i| [self.x[i], self.x[i + 4] & 0xbb])))));
+        r.push(("f4_i32", f4(s.f4_i32(self.i))));
+        r.push(("f4_mul", f4(s.f4_mul(f, g))));
+        if S::ISA.is_fused() {
+            r.push(("f4_fma", f4(s.f4_fma(f, g, f))));
+        } else {
+            r.push(("f4_fma", bits(self.f.map(|f| f.mul_add(self.f[1], f)))));
+        }
+        r.push(("f4_sum", vec![s.f4_sum(f).to_bits()]));
+        let i = s.i4_load(&self.i);
+        r.push(("i4_float", f4(s.i4_float(s.i4_add(i, i)))));
+        r
+    }
+}
+
+#[test]
+fn bytes_equal_scalar() {
+    let mut rng = rng(2);
+    for _ in 0..200 {
+        check(ByteOps {
+            a: from_fn(|_| rng() as u8),
+            b: from_fn(|_| rng() as u8),
+            x: from_fn(|_| rng() as u8),
+            f: from_fn(|_| rng() as i32 as f32 / 1e5),
+            i: from_fn(|_| rng() as i32 >> 9),
+            bits: rng() as u32,
+        });
+    }
+}
+
+#[derive(Clone)]
+struct DotOps {
+    max: u8,
+    q: [[u8; 32]; 4],
+    a: [i8; 128],
+}
+
+impl Op for DotOps {
+    type Output = Results;
+
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) -> Results {
+        let dots = s.dots(self.max, self.q.map(|q| s.b_load(&q)), &self.a);
+        // Instruction sets may subtract an offset from the weights: this makes up for it.
+        let offset = s.offset(self.max);
+        let dots = from_fn::<_, 2, _>(|half| {
+            let init: [i32; 4] = from_fn(|b| {
+                offset * self.a[32 * b + 16 * half..][..16].iter().map(|&a| i32::from(a)).sum::<i32>()
+            });
+            s.f4_array(s.i4_float(s.i4_add(dots[half], s.i4_load(&init)))).map(|x| x as i32 as u32)
+        });
+        vec![("dots", dots.concat())]
+    }
+}
+
+#[test]
+fn dots_are_exact_up_to_the_extremes() {
+    let mut rng = rng(3);
+    for max in [3, 15, 31, 45, 63, 127, 128, 252, 255] {
+        for round in 0..40 {
+            let mut q = || if round < 4 { max } else { (rng() % (u64::from(max) + 1)) as u8 };
+            let q = from_fn(|_| from_fn(|_| q()));
+            let a = from_fn(|i| match round {
+                0 => 127,
+                1 => -127,
+                2 if i % 2 == 0 => 127,
+                2 => -127,
+                _ => (rng() % 255) as i8,
+            });
+            check(DotOps { max, q, a: a.map(|a: i8| a.max(-127)) });
+        }
+    }
+}
+
+#[test]
+fn names_and_availability() {
+    for &isa in Isa::ALL {
+        assert_eq!(isa.name().to_uppercase().parse(), Ok(isa));
+    }
+    assert_eq!("mmx".parse::<Isa>(), Err(UnknownIsa("mmx".into())));
+    assert!(Isa::available().any(|isa| isa == Isa::Scalar));
+    assert!(Isa::best().is_available());
+}
