@@ -1,1 +1,146 @@
 //! The key/value cache of a session: reference-counted blocks of 64 positions.
+//!
+//! Forking shares all blocks; whoever writes to a shared block first takes a copy of it. Layers with a window keep
+//! their full history all the same, so that truncating (undo) is exact.
+use std::sync::Arc;
+
+use lapwing_kernels::kv::{BLOCK, KvBlock, KvShape, store};
+use lapwing_kernels::team::Team;
+
+pub use lapwing_kernels::kv::KvType;
+
+use crate::arch::DecoderSpec;
+use crate::{Class, Error, Result, os};
+
+/// Keys and values of the positions evaluated so far.
+#[derive(Clone)]
+pub struct KvCache {
+    shape: KvShape,
+    blocks: Vec<Arc<KvBlock>>,
+    len: usize,
+    capacity: usize,
+}
+
+impl KvCache {
+    /// An empty cache for at most `capacity` positions of a model.
+    ///
+    /// Blocks are allocated as positions come; that all of them could be is checked now.
+    ///
+    /// # Errors
+    /// [`Class::Usage`] when `capacity` is 0 or beyond the address space, [`Class::Memory`] when the machine
+    /// has not that much memory left.
+    pub fn new(spec: &DecoderSpec, ty: KvType, capacity: usize) -> Result<Self> {
+        let shape = KvShape { ty, layers: spec.layers.len(), kv_heads: spec.kv_heads, dim: spec.head_dim };
+        let Some(bytes) = cache_bytes(&shape, capacity).filter(|_| capacity > 0) else {
+            return Err(Error::new(Class::Usage, "this context size is impossible")
+                .expected_got("at least 1 token, and no more than memory holds", capacity));
+        };
+        if let Some(available) = os::available_memory()
+            && bytes as u64 > available
+        {
+            return Err(Error::new(
+                Class::Memory,
+                format!("a context of {capacity} tokens does not fit in memory"),
+            )
+            .expected_got(
+                format!("at most {} MiB for the cache", available >> 20),
+                format!("{} MiB ({ty})", bytes >> 20),
+            )
+            .advice("choose a smaller context with --ctx-size"));
+        }
+        Ok(Self { shape, blocks: Vec::new(), len: 0, capacity })
+    }
+
+    /// Bytes of a full cache for `capacity` positions, `None` when that overflows.
+    pub fn bytes_for(spec: &DecoderSpec, ty: KvType, capacity: usize) -> Option<usize> {
+        let shape = KvShape { ty, layers: spec.layers.len(), kv_heads: spec.kv_heads, dim: spec.head_dim };
+        cache_bytes(&shape, capacity)
+    }
+
+    /// Positions held.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no position is held.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Most positions that may be held: the context of the session.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Layers, heads and type of the numbers.
+    pub fn shape(&self) -> &KvShape {
+        &self.shape
+    }
+
+    /// Bytes of the blocks held now, shared ones included.
+    pub fn bytes(&self) -> usize {
+        self.blocks.len() * self.shape.block_bytes().unwrap_or_default()
+    }
+
+    /// Forgets all positions from `len` on. Does nothing when there are no more than that.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+        self.blocks.truncate(self.len.div_ceil(BLOCK));
+    }
+
+    /// A cache with the same content that shares memory with this one until they diverge.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        self.clone()
+    }
+
+    /// Makes room for `n` more positions.
+    ///
+    /// # Errors
+    /// [`Class::Usage`] when they pass the capacity, [`Class::Memory`] when there is no memory for them.
+    pub(crate) fn reserve(&mut self, n: usize) -> Result<()> {
+        let len = match self.len.checked_add(n) {
+            Some(len) if len <= self.capacity => len,
+            _ => {
+                return Err(Error::new(Class::Usage, "the text is longer than the context")
+                    .expected_got(
+                        format!("at most {} more tokens", self.capacity - self.len),
+                        format!("{n} (the context holds {}, {} are in use)", self.capacity, self.len),
+                    )
+                    .advice("choose a larger context with --ctx-size"));
+            }
+        };
+        while self.blocks.len() * BLOCK < len {
+            let block = KvBlock::try_new(self.shape).map_err(|_| {
+                Error::new(Class::Memory, "there is no memory for more of the context")
+                    .at(format!("position {}", self.blocks.len() * BLOCK))
+            })?;
+            self.blocks.push(Arc::new(block));
+        }
+        Ok(())
+    }
+
+    /// Writes keys and values, `[n][kv_heads · head_dim]` each, of positions `len()..` of one layer. They count
+    /// as held after [`advance`](Self::advance).
+    ///
+    /// # Panics
+    /// Without room for them ([`reserve`](Self::reserve)).
+    pub(crate) fn store(&mut self, team: &Team, layer: usize, k: &[f32], v: &[f32]) {
+        store(team, &mut self.blocks, layer, self.len, k, v);
+    }
+
+    /// Counts `n` more positions as held, once all layers have stored them.
+    pub(crate) fn advance(&mut self, n: usize) {
+        self.len += n;
+        debug_assert!(self.len <= self.blocks.len() * BLOCK);
+    }
+
+    /// All blocks; the first holds position 0.
+    pub(crate) fn blocks(&self) -> &[Arc<KvBlock>] {
+        &self.blocks
+    }
+}
+
+fn cache_bytes(shape: &KvShape, capacity: usize) -> Option<usize> {
+    shape.block_bytes()?.checked_mul(capacity.div_ceil(BLOCK)).filter(|&bytes| isize::try_from(bytes).is_ok())
+}

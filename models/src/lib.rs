@@ -7,9 +7,11 @@ pub mod decoder;
 pub mod error;
 pub mod gguf;
 pub mod kv_cache;
+pub mod linear;
 pub mod lora;
 pub mod model;
 pub mod os;
 pub mod tokenizer;
+pub mod weights;
 
 pub use error::{Class, Error, Result};

@@ -1,5 +1,5 @@
 //! `gemma2`: norms before and after each half, every second layer sees a window, scores and logits are capped.
-use super::{DecoderSpec, Metadata, NormPlacement, RopePairs};
+use super::{DecoderSpec, Metadata, NormPlacement, RopeKind};
 use crate::Result;
 
 /// Window of all published Gemma 2 models, for files that do not state it.
@@ -10,7 +10,7 @@ const PERIOD: usize = 2;
 const LAYERS_27B: usize = 46;
 
 pub(super) fn describe(meta: &Metadata) -> Result<DecoderSpec> {
-    let mut spec = super::common(meta, RopePairs::Halves)?;
+    let mut spec = super::common(meta, RopeKind::Neox)?;
     super::gemma_defaults(&mut spec, LAYERS_27B);
     spec.norms = NormPlacement::BeforeAndAfter;
     spec.attention_soft_cap = meta.number_unless_zero("attn_logit_softcapping", super::CAPS)?.or(Some(50.0));

@@ -1,6 +1,6 @@
 //! `gemma3`: as gemma 2 with norms on q and k instead of capped scores, and five layers with a window (and
 //! their own rotary base) to one without.
-use super::{DecoderSpec, Metadata, NormPlacement, RopePairs, RopeScaling, RopeSpec};
+use super::{DecoderSpec, Metadata, NormPlacement, RopeKind, RopeScaling, RopeSpec};
 use crate::Result;
 
 /// Every sixth layer sees everything.
@@ -11,7 +11,7 @@ const LOCAL_BASE: f32 = 10_000.0;
 const LAYERS_27B: usize = 62;
 
 pub(super) fn describe(meta: &Metadata) -> Result<DecoderSpec> {
-    let mut spec = super::common(meta, RopePairs::Halves)?;
+    let mut spec = super::common(meta, RopeKind::Neox)?;
     super::gemma_defaults(&mut spec, LAYERS_27B);
     spec.norms = NormPlacement::BeforeAndAfter;
     spec.qk_norms = true;

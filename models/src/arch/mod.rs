@@ -6,7 +6,7 @@ mod spec;
 
 pub use metadata::{Keys, Metadata};
 pub use spec::{
-    Activation, DecoderSpec, FeedForward, LayerSpec, NormPlacement, RopeDivisors, RopePairs, RopeScaling,
+    Activation, DecoderSpec, FeedForward, LayerSpec, NormPlacement, RopeDivisors, RopeKind, RopeScaling,
     RopeSpec,
 };
 
@@ -71,7 +71,7 @@ const BASES: std::ops::RangeInclusive<f32> = 1.0..=1e12;
 const FACTORS: std::ops::RangeInclusive<f32> = 1e-6..=1e6;
 
 /// What nearly all decoders share: sizes, one rotary embedding, norms before each half, SiLU.
-fn common(meta: &Metadata, pairs: RopePairs) -> Result<DecoderSpec> {
+fn common(meta: &Metadata, kind: RopeKind) -> Result<DecoderSpec> {
     let context = meta.count("context_length", 1..=MAX_CONTEXT)?;
     let width = meta.count("embedding_length", 1..=MAX_WIDTH)?;
     let layers = meta.count("block_count", 1..=MAX_LAYERS)?;
@@ -107,7 +107,7 @@ fn common(meta: &Metadata, pairs: RopePairs) -> Result<DecoderSpec> {
         norms: NormPlacement::Before,
         norm_eps: meta.number("attention.layer_norm_rms_epsilon", 0.0..=1.0)?,
         qk_norms: false,
-        ropes: vec![rope(meta, pairs, head_dim, context)?],
+        ropes: vec![rope(meta, kind, head_dim, context)?],
         attention_scale: match meta.number_unless_zero("attention.scale", FACTORS)? {
             Some(scale) => scale,
             None => 1.0 / (head_dim as f32).sqrt(),
@@ -141,7 +141,7 @@ fn head_dim(meta: &Metadata, width: usize, heads: usize) -> Result<usize> {
         .expected_got(head_dim, values))
 }
 
-fn rope(meta: &Metadata, pairs: RopePairs, head_dim: usize, context: usize) -> Result<RopeSpec> {
+fn rope(meta: &Metadata, kind: RopeKind, head_dim: usize, context: usize) -> Result<RopeSpec> {
     let dim = meta.count_or("rope.dimension_count", head_dim, 2..=head_dim)?;
     if !dim.is_multiple_of(2) {
         return Err(Error::bad_file("rotations need pairs of values")
@@ -156,15 +156,15 @@ fn rope(meta: &Metadata, pairs: RopePairs, head_dim: usize, context: usize) -> R
     let amplitude = meta.number_or("rope.scaling.attn_factor", 1.0, FACTORS)?;
     let original_context = original_context(meta, context)?;
     let mut rope = RopeSpec {
-        pairs,
+        kind,
         dim,
         base: meta.number_or("rope.freq_base", 10_000.0, BASES)?,
         scaling: RopeScaling::None,
         divisors: RopeDivisors::Optional,
         amplitude,
     };
-    let kind = meta.text("rope.scaling.type")?.unwrap_or("linear");
-    match kind {
+    let scaling = meta.text("rope.scaling.type")?.unwrap_or("linear");
+    match scaling {
         "none" => {}
         "linear" if factor == 1.0 => {}
         "linear" => rope.scaling = RopeScaling::Linear { factor },
@@ -186,7 +186,7 @@ fn rope(meta: &Metadata, pairs: RopePairs, head_dim: usize, context: usize) -> R
         _ => {
             return Err(Error::bad_file("this kind of rope scaling is not supported")
                 .at(meta.name("rope.scaling.type"))
-                .expected_got("none, linear, yarn or longrope", kind));
+                .expected_got("none, linear, yarn or longrope", scaling));
         }
     }
     Ok(rope)

@@ -1,14 +1,8 @@
 //! What a decoder is, as data. An architecture file writes one of these, the decoder reads it.
 use crate::{Error, Result};
 
-/// Activation of a gated feed-forward: `down(act(gate·x) ∘ up·x)`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// x·sigmoid(x).
-    Silu,
-    /// GELU in its tanh approximation.
-    GeluTanh,
-}
+pub use lapwing_kernels::activation::Activation;
+pub use lapwing_kernels::rope::RopeKind;
 
 /// Everything the forward pass needs to know about a model besides its weights.
 ///
@@ -70,7 +64,7 @@ pub enum FeedForward {
     Dense {
         /// Values between the two products.
         width: usize,
-        /// Activation of the gate.
+        /// Activation of the gate: `down(act(gate·x) ∘ up·x)`.
         activation: Activation,
     },
     /// Several networks of which a router picks some for each token. Described, not yet computed.
@@ -91,20 +85,11 @@ pub enum NormPlacement {
     BeforeAndAfter,
 }
 
-/// Which two values of a head one rotation turns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RopePairs {
-    /// 2i and 2i+1 (GGUF files of architecture `llama`).
-    Neighbours,
-    /// i and i + dim/2 (everything else here).
-    Halves,
-}
-
 /// One rotary position embedding: pair i of position p turns by `p · frequency(i)`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeSpec {
     /// Which values form a pair.
-    pub pairs: RopePairs,
+    pub kind: RopeKind,
     /// How many values at the start of each head are rotated; even, at most `head_dim`.
     pub dim: usize,
     /// frequency(i) = base^(−2i/dim) before scaling.

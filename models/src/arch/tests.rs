@@ -96,8 +96,8 @@ fn every_architecture_describes_a_plain_model() {
         assert_eq!((spec.width, spec.heads, spec.kv_heads, spec.head_dim), (512, 8, 2, 64));
         assert_eq!((spec.q_width(), spec.kv_width(), spec.layers.len()), (512, 128, 12));
         assert_eq!(spec.dense().unwrap().0, 1024);
-        let expected = if architecture.name == "llama" { RopePairs::Neighbours } else { RopePairs::Halves };
-        assert!(spec.ropes.iter().all(|rope| rope.pairs == expected && rope.dim == 64));
+        let expected = if architecture.name == "llama" { RopeKind::Norm } else { RopeKind::Neox };
+        assert!(spec.ropes.iter().all(|rope| rope.kind == expected && rope.dim == 64));
         assert!(spec.layers.iter().all(|layer| layer.rope < spec.ropes.len()));
     }
 }
