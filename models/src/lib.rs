@@ -9,8 +9,10 @@ pub mod gguf;
 pub mod kv_cache;
 pub mod linear;
 pub mod lora;
+pub mod mix;
 pub mod model;
 pub mod os;
+pub mod synth;
 pub mod tokenizer;
 pub mod weights;
 
