@@ -202,6 +202,25 @@ fn parts_that_do_not_belong_together() {
     std::fs::copy(&p[0], &other[0]).unwrap();
     refused(&other[1], &["split.tensors.count", "10"]);
 
+    // The second part of another model whose number of parts and tensors happens to be the same.
+    let p = fresh();
+    let mut writer = Writer::new(folder.path("q.gguf"));
+    ["q.0", "q.1", "q.2", "t.0", "t.1", "t.2", "t.3", "t.4", "t.5", "t.6"]
+        .iter()
+        .for_each(|n| writer.tensor(n, TensorType::F32, &[4]).unwrap());
+    writer.split(Split::Parts(3));
+    let mut stream = writer.start().unwrap();
+    stream.write(&[0; 160]).unwrap();
+    let other = stream.finish().unwrap();
+    // As many tensors as the part it replaces, so that only their names tell.
+    let count = |path: &Path| {
+        let bytes = std::fs::read(path).unwrap();
+        u64::from_le_bytes(bytes[8..16].try_into().unwrap())
+    };
+    assert_eq!(count(&p[1]), count(&other[1]), "choose another split");
+    std::fs::copy(&other[1], &p[1]).unwrap();
+    refused(&p[0], &["tensor t.1", "two parts"]);
+
     // Cut within its data, and not a GGUF file.
     let p = fresh();
     let bytes = std::fs::read(&p[1]).unwrap();
@@ -218,6 +237,7 @@ fn impossible_split_keys() {
     let path = folder.path("m-00001-of-00002.gguf");
     for (key, value, word) in [
         ("split.count", Value::I32(-1), "-1"),
+        ("split.count", Value::U32(1025), "1025"),
         ("split.count", Value::U32(70_000), "70000"),
         ("split.count", "two".into(), "string"),
         ("split.no", Value::U16(5), "below 2"),

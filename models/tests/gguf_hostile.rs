@@ -86,6 +86,33 @@ fn odd_but_valid_files_open() {
     println!("{} files opened", all.len());
 }
 
+/// `inspect` lists what cannot be computed.
+#[test]
+fn types_that_are_not_computed_are_listed_when_asked_for() {
+    let folder = Folder::new("types");
+    let file = hostile::File::with(|f| {
+        f.tensors[1] =
+            hostile::Tensor { name: b"b".to_vec(), n_dims: None, dims: vec![512], ty: 16, offset: 64 };
+        f.data = vec![0; 64 + 132];
+    });
+    let path = folder.file("types.gguf", &file.bytes());
+    let gguf = Gguf::open(&path, &OpenOptions { any_type: true, ..OpenOptions::default() }).unwrap();
+    assert_eq!((gguf.n_tensors(), gguf.unsupported().len()), (1, 1));
+    let other = &gguf.unsupported()[0];
+    assert_eq!((other.name.as_str(), other.type_name, other.bytes), ("b", "iq2_xxs", 132));
+    assert!(gguf.tensor("b").is_none());
+}
+
+#[test]
+fn long_names_are_cut_in_messages() {
+    let folder = Folder::new("long");
+    let file = hostile::File::with(|f| {
+        f.keys[2] = hostile::Key { name: vec![b'k'; 5000], len: None, value: hostile::V::Bool(9) };
+    });
+    let text = open(&folder.file("long.gguf", &file.bytes()), true).unwrap_err().to_string();
+    assert!(text.len() < 400 && text.contains("kkk…"), "{text}");
+}
+
 #[test]
 fn things_that_are_no_files() {
     let folder = Folder::new("none");

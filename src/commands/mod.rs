@@ -7,6 +7,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 mod fail;
 mod find;
 mod options;
+mod output_file;
 mod ui;
 
 mod bench;

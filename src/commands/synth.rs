@@ -1,11 +1,62 @@
-//! `lapwing synth`.
+//! `lapwing synth`: a model of random weights in a real shape, that any runtime can load.
+use lapwing_models::synth::{OPTIONS, Shape, Synth};
+use lapwing_models::{Class, Error, mix::Mix};
+
 use super::Ui;
+use super::output_file::Target;
 
 /// Arguments of `lapwing synth`.
 #[derive(clap::Args, Debug)]
-pub struct Args {}
+#[command(after_long_help = help())]
+pub struct Args {
+    /// Shape and type, such as llama-7b:q4_0; --help lists them
+    #[arg(value_name = "SHAPE:TYPE")]
+    model: String,
+    #[command(flatten)]
+    target: Target,
+    /// Change the shape, such as layers=2,kv_heads=4 (repeatable); --help lists the options
+    #[arg(long = "with", value_name = "OPTION=VALUE", value_delimiter = ',')]
+    options: Vec<String>,
+    /// Seed of the random weights
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+fn help() -> String {
+    let mut text = format!(
+        "Shapes: {}\n\nTypes: {}\n\nOptions:\n",
+        Shape::names().collect::<Vec<_>>().join(", "),
+        Mix::names().collect::<Vec<_>>().join(", "),
+    );
+    for (name, what) in OPTIONS {
+        text += &format!("  {name:<17} {what}\n");
+    }
+    text
+}
 
 /// Runs the command.
-pub fn run(_args: Args, _ui: &Ui) -> anyhow::Result<()> {
-    anyhow::bail!("not here yet")
+pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
+    let (mut shape, mix) = Synth::parse(&args.model)?;
+    for option in &args.options {
+        let (name, value) = option.split_once('=').ok_or_else(|| {
+            Error::new(Class::Usage, "this is no option of a shape").expected_got("OPTION=VALUE", option)
+        })?;
+        shape.set(name, value)?;
+    }
+    let synth = Synth::new(&shape, mix, args.seed)?;
+    let mut writer = args.target.writer();
+    for (key, value) in synth.entries() {
+        writer.set(key, value.clone());
+    }
+    for t in synth.tensors() {
+        writer.tensor(&t.name, t.ty, &t.shape)?;
+    }
+    let mut rows = args.target.rows(writer, ui)?;
+    for (i, t) in synth.tensors().iter().enumerate() {
+        rows.tensor(t.rows(), t.row_bytes(), |first, out| {
+            synth.fill(i, first, out);
+            Ok(())
+        })?;
+    }
+    rows.finish(mix.name(), ui)
 }

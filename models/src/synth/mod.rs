@@ -166,8 +166,14 @@ struct Plan<'a> {
 impl Plan<'_> {
     fn run(mut self) -> Vec<Planned> {
         let s = self.shape;
-        // A tied embedding makes the logits, too: larger, so that they are not flat.
-        self.matrix("token_embd", s.width, s.vocab, if s.tied { 3.0 } else { 1.0 });
+        // A tied embedding makes the logits, too: larger, so that they are not flat, but less so where it is
+        // scaled up by √width, or every token would foretell itself.
+        let gain = match (s.tied, s.post_norms()) {
+            (true, true) => 1.5,
+            (true, false) => 3.0,
+            (false, _) => 1.0,
+        };
+        self.matrix("token_embd", s.width, s.vocab, gain);
         if !s.tied {
             self.matrix("output", s.width, s.vocab, 3.0);
         }

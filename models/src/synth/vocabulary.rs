@@ -54,7 +54,9 @@ pub(super) fn entries(vocabulary: Vocabulary, n: usize) -> Result<Vec<(String, V
         Vocabulary::Bpe(_) => [n as u32 - 4, n as u32 - 3, n as u32 - 4],
     };
     let last: &[&str] = match vocabulary {
-        Vocabulary::Spm | Vocabulary::Gemma => &["<|im_start|>", "<|im_end|>"],
+        // Phi 3's own end of text; programs look for it when a name says phi3.
+        Vocabulary::Spm => &["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        Vocabulary::Gemma => &["<|im_start|>", "<|im_end|>"],
         Vocabulary::Bpe(_) => &["<|begin_of_text|>", "<|end_of_text|>", "<|im_start|>", "<|im_end|>"],
     };
     let words = n.checked_sub(last.len()).filter(|_| (512..=1 << 20).contains(&n)).ok_or_else(|| {
