@@ -42,6 +42,7 @@ impl Format for Iq4Nl {
     const TYPE: TensorType = TensorType::Iq4Nl;
     const BLOCK_LEN: usize = 32;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let d = f16_value(self.d);
         for (v, q) in out.iter_mut().zip(unpack_nibbles(&self.qs)) {

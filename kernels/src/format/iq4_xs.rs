@@ -21,7 +21,7 @@ block! {
 
 impl Iq4Xs {
     /// The scales of the 8 sub-blocks, −32..=31.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn scales(&self) -> [i8; 8] {
         let (low, high) = (u32::from_le_bytes(self.scales_l), u16::from_le_bytes(self.scales_h));
         from_fn(|b| ((low >> (4 * b) & 15) as i8 | ((high >> (2 * b) & 3) << 4) as i8) - 32)
@@ -32,6 +32,7 @@ impl Format for Iq4Xs {
     const TYPE: TensorType = TensorType::Iq4Xs;
     const BLOCK_LEN: usize = 256;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let d = f16_value(self.d);
         for ((out, qs), scale) in out.chunks_exact_mut(32).zip(self.qs.chunks_exact(16)).zip(self.scales()) {

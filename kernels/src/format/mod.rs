@@ -19,6 +19,7 @@ mod q8_0;
 mod tensor_type;
 mod unpack;
 
+use crate::isa::{Isa, Op, Simd};
 pub use block::{Bytes, as_blocks, as_blocks_mut};
 pub(crate) use tensor_type::with_format;
 pub use tensor_type::{TensorType, blocks};
@@ -36,12 +37,19 @@ pub trait Format: Bytes {
     const BLOCK_LEN: usize;
     /// Bytes of one block.
     const BLOCK_BYTES: usize = size_of::<Self>();
-    /// Makes the block nearest to `BLOCK_LEN` finite values (plain types take any values); `None` for formats that
-    /// are only read.
-    const ENCODE: Option<fn(&[f32]) -> Self> = None;
+    /// Whether [`Format::encode`] is there; else the format is only read.
+    const CAN_ENCODE: bool = false;
 
     /// The `BLOCK_LEN` values of the block, correctly rounded to f32; `out` has exactly that length.
+    ///
+    /// Mark it and `encode` `#[inline(always)]`: rows are worked on with the instructions of the machine.
     fn decode(&self, out: &mut [f32]);
+
+    /// The block nearest to `BLOCK_LEN` finite values (plain types take any values).
+    fn encode(values: &[f32]) -> Option<Self> {
+        let _ = values;
+        None
+    }
 
     /// A synthetic block: finite values with mean 0 and about the standard deviation `std`, from random bits.
     fn random(rng: &mut impl FnMut() -> u64, std: f32) -> Self;
@@ -78,11 +86,22 @@ pub enum EncodeError {
 /// When the lengths do not belong together; rows of a checked matrix always do.
 pub fn decode_row(ty: TensorType, src: &[u8], out: &mut [f32]) {
     assert_eq!(ty.row_bytes(out.len()), Some(src.len()), "decode_row: lengths of a {ty} row");
-    with_format!(ty, F => {
-        for (block, out) in as_blocks::<F>(src).iter().zip(out.chunks_exact_mut(F::BLOCK_LEN)) {
+    with_format!(ty, F => Isa::best().dispatch(Decode(as_blocks::<F>(src), out)));
+}
+
+/// Row loops run with the best instruction set of the machine for what the compiler makes of them; every one gives the
+/// same bits, as no multiplication is fused with an addition unless the source says so.
+struct Decode<'a, F>(&'a [F], &'a mut [f32]);
+
+impl<F: Format> Op for Decode<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<S: Simd>(self, _simd: S) {
+        for (block, out) in self.0.iter().zip(self.1.chunks_exact_mut(F::BLOCK_LEN)) {
             block.decode(out);
         }
-    });
+    }
 }
 
 /// Encodes a row of values into `dst`, which holds `ty.row_bytes(values.len())` bytes. f16 and bf16 round to nearest
@@ -100,13 +119,27 @@ pub fn encode_row(ty: TensorType, values: &[f32], dst: &mut [u8]) -> Result<(), 
     {
         return Err(EncodeError::NotFinite { index });
     }
-    with_format!(ty, F => {
-        let encode = F::ENCODE.ok_or(EncodeError::Unsupported(ty))?;
-        for (block, values) in as_blocks_mut::<F>(dst).iter_mut().zip(values.chunks_exact(F::BLOCK_LEN)) {
-            *block = encode(values);
-        }
-    });
+    if !ty.can_encode() {
+        return Err(EncodeError::Unsupported(ty));
+    }
+    with_format!(ty, F => Isa::best().dispatch(Encode(values, as_blocks_mut::<F>(dst))));
     Ok(())
+}
+
+/// As [`Decode`].
+struct Encode<'a, F>(&'a [f32], &'a mut [F]);
+
+impl<F: Format> Op for Encode<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<S: Simd>(self, _simd: S) {
+        for (values, block) in self.0.chunks_exact(F::BLOCK_LEN).zip(self.1) {
+            if let Some(encoded) = F::encode(values) {
+                *block = encoded;
+            }
+        }
+    }
 }
 
 /// Fills `dst`, a whole number of blocks of `ty`, with synthetic weights: finite values of mean 0 and about the
@@ -121,4 +154,30 @@ pub fn random_row(ty: TensorType, rng: &mut impl FnMut() -> u64, std: f32, dst: 
             *block = F::random(rng, std);
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_do_not_depend_on_the_instruction_set() {
+        let mut state = 1u64;
+        let mut rng = || {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            state ^ state >> 29
+        };
+        let mut bytes = vec![0; 4 * 4096];
+        random_row(TensorType::F32, &mut rng, 1.0, &mut bytes);
+        let mut values = vec![0.0; 4096];
+        decode_row(TensorType::F32, &bytes, &mut values);
+        for &ty in TensorType::ALL.iter().filter(|ty| ty.can_encode()) {
+            let [mut first, mut other] = [(); 2].map(|()| vec![0; ty.row_bytes(4096).unwrap()]);
+            with_format!(ty, F => Isa::Scalar.dispatch(Encode(&values, as_blocks_mut::<F>(&mut first))));
+            for isa in Isa::available() {
+                with_format!(ty, F => isa.dispatch(Encode(&values, as_blocks_mut::<F>(&mut other))));
+                assert!(first == other, "{isa} encodes {ty} in its own way");
+            }
+        }
+    }
 }

@@ -1,5 +1,8 @@
 //! Values stored one by one: f32, f16 and bf16, little-endian ("blocks" of one value).
-use super::{Format, TensorType, block::block};
+use super::{
+    Format, TensorType,
+    block::{block, f16_value},
+};
 use half::{bf16, f16};
 
 block! {
@@ -23,11 +26,16 @@ macro_rules! plain {
         impl Format for $name {
             const TYPE: TensorType = TensorType::$name;
             const BLOCK_LEN: usize = 1;
-            const ENCODE: Option<fn(&[f32]) -> Self> = Some(|x| Self { le: $from(x[0]) });
+            const CAN_ENCODE: bool = true;
 
-            #[inline]
+            #[inline(always)]
             fn decode(&self, out: &mut [f32]) {
                 out[0] = $to(self.le);
+            }
+
+            #[inline(always)]
+            fn encode(x: &[f32]) -> Option<Self> {
+                Some(Self { le: $from(x[0]) })
             }
 
             fn random(rng: &mut impl FnMut() -> u64, std: f32) -> Self {
@@ -38,7 +46,7 @@ macro_rules! plain {
 }
 
 plain!(F32, f32::from_le_bytes, f32::to_le_bytes);
-plain!(F16, |le| f16::from_le_bytes(le).to_f32(), |x| f16::from_f32(x).to_le_bytes());
+plain!(F16, f16_value, |x| f16::from_f32(x).to_le_bytes());
 plain!(Bf16, |le| bf16::from_le_bytes(le).to_f32(), |x| bf16::from_f32(x).to_le_bytes());
 
 /// About N(0, 1): eight random bytes, each uniform in 0..=255 (variance (256² − 1)/12), summed and normalised.

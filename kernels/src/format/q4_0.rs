@@ -17,13 +17,19 @@ block! {
 impl Format for Q4_0 {
     const TYPE: TensorType = TensorType::Q4_0;
     const BLOCK_LEN: usize = 32;
-    const ENCODE: Option<fn(&[f32]) -> Self> = Some(encode);
+    const CAN_ENCODE: bool = true;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let d = f16_value(self.d);
         for (v, q) in out.iter_mut().zip(unpack_nibbles(&self.qs)) {
             *v = d * f32::from(q as i8 - 8);
         }
+    }
+
+    #[inline(always)]
+    fn encode(x: &[f32]) -> Option<Self> {
+        Some(encode(x))
     }
 
     fn random(rng: &mut impl FnMut() -> u64, std: f32) -> Self {
@@ -48,6 +54,7 @@ impl Quantised for Q4_0 {
     }
 }
 
+#[inline(always)]
 fn encode(x: &[f32]) -> Q4_0 {
     let x: &[f32; 32] = x.try_into().expect("a block of 32");
     let d = f16_bytes(fit::scale(x, -8.0, 7.0));
@@ -56,18 +63,20 @@ fn encode(x: &[f32]) -> Q4_0 {
 }
 
 /// Nearest quants in `lo..=hi` of values under the grid d·q + m; all 0 (or the nearest to it) when d is 0.
+#[inline(always)]
 pub(super) fn quants<const N: usize>(x: &[f32; N], d: f32, m: f32, lo: f32, hi: f32) -> [i32; N] {
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
     x.map(|v| fit::nearest((v - m) * inverse, lo, hi) as i32)
 }
 
 /// The 32 nibbles of 16 bytes: the low ones, then the high ones.
-#[inline]
+#[inline(always)]
 pub(super) fn unpack_nibbles(qs: &[u8; 16]) -> [u8; 32] {
     from_fn(|j| if j < 16 { qs[j] & 15 } else { qs[j - 16] >> 4 })
 }
 
 /// The inverse of [`unpack_nibbles`]; bits above the low four are left out.
+#[inline(always)]
 pub(super) fn pack_nibbles(q: &[u8; 32]) -> [u8; 16] {
     from_fn(|j| (q[j] & 15) | (q[j + 16] << 4))
 }

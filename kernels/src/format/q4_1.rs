@@ -20,13 +20,19 @@ block! {
 impl Format for Q4_1 {
     const TYPE: TensorType = TensorType::Q4_1;
     const BLOCK_LEN: usize = 32;
-    const ENCODE: Option<fn(&[f32]) -> Self> = Some(encode);
+    const CAN_ENCODE: bool = true;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let (d, m) = (f16_value(self.d), f16_value(self.m));
         for (v, q) in out.iter_mut().zip(unpack_nibbles(&self.qs)) {
             *v = d * f32::from(q) + m;
         }
+    }
+
+    #[inline(always)]
+    fn encode(x: &[f32]) -> Option<Self> {
+        Some(encode(x))
     }
 
     fn random(rng: &mut impl FnMut() -> u64, std: f32) -> Self {
@@ -53,6 +59,7 @@ impl Quantised for Q4_1 {
     }
 }
 
+#[inline(always)]
 fn encode(x: &[f32]) -> Q4_1 {
     let x: &[f32; 32] = x.try_into().expect("a block of 32");
     let (d, m) = fit::scale_and_min(x, 15.0, f32::INFINITY);

@@ -22,8 +22,9 @@ block! {
 impl Format for Q4K {
     const TYPE: TensorType = TensorType::Q4K;
     const BLOCK_LEN: usize = 256;
-    const ENCODE: Option<fn(&[f32]) -> Self> = Some(encode);
+    const CAN_ENCODE: bool = true;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let (d, dmin) = (f16_value(self.d), f16_value(self.dmin));
         let (scales, mins) = unpack_scales(&self.scales);
@@ -33,6 +34,11 @@ impl Format for Q4K {
                 *v = d * f32::from(q >> (4 * (b % 2)) & 15) - m;
             }
         }
+    }
+
+    #[inline(always)]
+    fn encode(x: &[f32]) -> Option<Self> {
+        Some(encode(x))
     }
 
     fn random(rng: &mut impl FnMut() -> u64, std: f32) -> Self {
@@ -87,6 +93,7 @@ pub(super) fn scales_and_mins<S: Simd>(
     (times(f16_value(d), scales), times(-f16_value(dmin), mins))
 }
 
+#[inline(always)]
 fn encode(x: &[f32]) -> Q4K {
     let Fit { d, dmin, scales, q } = fit_block(x, 15.0);
     let qs = from_fn(|i| {
@@ -105,6 +112,7 @@ pub(super) struct Fit {
 }
 
 /// Fits 256 values with quants in `0..=levels`.
+#[inline(always)]
 pub(super) fn fit_block(x: &[f32], levels: f32) -> Fit {
     let (blocks, _) = x.as_chunks::<32>();
     // The minimum is stored as a magnitude to subtract, so it cannot be positive.
@@ -138,7 +146,7 @@ pub(super) fn fit_block(x: &[f32], levels: f32) -> Fit {
 /// The 6-bit scales and minimums of Q4_K and Q5_K. The first four of each are the low six bits of bytes 0..4 (scales)
 /// and 4..8 (minimums); the others have their low nibbles in bytes 8..12 (scale low, minimum high) and their upper
 /// two bits in the top of bytes 0..4 and 4..8.
-#[inline]
+#[inline(always)]
 pub(super) fn unpack_scales(s: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
     let scales = from_fn(|j| if j < 4 { s[j] & 63 } else { s[j + 4] & 15 | s[j - 4] >> 6 << 4 });
     let mins = from_fn(|j| if j < 4 { s[j + 4] & 63 } else { s[j + 4] >> 4 | s[j] >> 6 << 4 });
@@ -146,6 +154,7 @@ pub(super) fn unpack_scales(s: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
 }
 
 /// The inverse of [`unpack_scales`].
+#[inline(always)]
 pub(super) fn pack_scales(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
     from_fn(|i| match i {
         0..4 => scales[i] & 63 | scales[i + 4] >> 4 << 6,

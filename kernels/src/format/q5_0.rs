@@ -20,13 +20,19 @@ block! {
 impl Format for Q5_0 {
     const TYPE: TensorType = TensorType::Q5_0;
     const BLOCK_LEN: usize = 32;
-    const ENCODE: Option<fn(&[f32]) -> Self> = Some(encode);
+    const CAN_ENCODE: bool = true;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let d = f16_value(self.d);
         for (v, q) in out.iter_mut().zip(unpack_five(&self.qs, self.qh)) {
             *v = d * f32::from(q as i8 - 16);
         }
+    }
+
+    #[inline(always)]
+    fn encode(x: &[f32]) -> Option<Self> {
+        Some(encode(x))
     }
 
     fn random(rng: &mut impl FnMut() -> u64, std: f32) -> Self {
@@ -51,6 +57,7 @@ impl Quantised for Q5_0 {
     }
 }
 
+#[inline(always)]
 fn encode(x: &[f32]) -> Q5_0 {
     let x: &[f32; 32] = x.try_into().expect("a block of 32");
     let d = f16_bytes(fit::scale(x, -16.0, 15.0));
@@ -65,13 +72,14 @@ pub(super) fn five<S: Simd>(simd: S, qs: &[u8; 16], qh: [u8; 4]) -> S::B {
 }
 
 /// Nibbles with their fifth bits: 32 values in 0..=31.
-#[inline]
+#[inline(always)]
 pub(super) fn unpack_five(qs: &[u8; 16], qh: [u8; 4]) -> [u8; 32] {
     let (low, high) = (unpack_nibbles(qs), u32::from_le_bytes(qh));
     from_fn(|e| low[e] | ((high >> e & 1) as u8) << 4)
 }
 
 /// The fifth bits of 32 values.
+#[inline(always)]
 pub(super) fn pack_fifth(q: &[u8; 32]) -> [u8; 4] {
     let bits = q.iter().enumerate().fold(0, |bits, (e, q)| bits | u32::from(q >> 4 & 1) << e);
     bits.to_le_bytes()

@@ -23,13 +23,19 @@ block! {
 impl Format for Q5_1 {
     const TYPE: TensorType = TensorType::Q5_1;
     const BLOCK_LEN: usize = 32;
-    const ENCODE: Option<fn(&[f32]) -> Self> = Some(encode);
+    const CAN_ENCODE: bool = true;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let (d, m) = (f16_value(self.d), f16_value(self.m));
         for (v, q) in out.iter_mut().zip(unpack_five(&self.qs, self.qh)) {
             *v = d * f32::from(q) + m;
         }
+    }
+
+    #[inline(always)]
+    fn encode(x: &[f32]) -> Option<Self> {
+        Some(encode(x))
     }
 
     fn random(rng: &mut impl FnMut() -> u64, std: f32) -> Self {
@@ -56,6 +62,7 @@ impl Quantised for Q5_1 {
     }
 }
 
+#[inline(always)]
 fn encode(x: &[f32]) -> Q5_1 {
     let x: &[f32; 32] = x.try_into().expect("a block of 32");
     let (d, m) = fit::scale_and_min(x, 31.0, f32::INFINITY);

@@ -26,8 +26,9 @@ block! {
 impl Format for Q5K {
     const TYPE: TensorType = TensorType::Q5K;
     const BLOCK_LEN: usize = 256;
-    const ENCODE: Option<fn(&[f32]) -> Self> = Some(encode);
+    const CAN_ENCODE: bool = true;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let (d, dmin) = (f16_value(self.d), f16_value(self.dmin));
         let (scales, mins) = unpack_scales(&self.scales);
@@ -38,6 +39,11 @@ impl Format for Q5K {
                 *v = d * f32::from(q) - m;
             }
         }
+    }
+
+    #[inline(always)]
+    fn encode(x: &[f32]) -> Option<Self> {
+        Some(encode(x))
     }
 
     fn random(rng: &mut impl FnMut() -> u64, std: f32) -> Self {
@@ -68,6 +74,7 @@ impl Quantised for Q5K {
     }
 }
 
+#[inline(always)]
 fn encode(x: &[f32]) -> Q5K {
     let Fit { d, dmin, scales, q } = fit_block(x, 31.0);
     let qs = from_fn(|i| {

@@ -22,8 +22,9 @@ block! {
 impl Format for Q6K {
     const TYPE: TensorType = TensorType::Q6K;
     const BLOCK_LEN: usize = 256;
-    const ENCODE: Option<fn(&[f32]) -> Self> = Some(encode);
+    const CAN_ENCODE: bool = true;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let d = f16_value(self.d);
         for (b, out) in out.chunks_exact_mut(32).enumerate() {
@@ -35,6 +36,11 @@ impl Format for Q6K {
                 *v = d * f32::from(self.scales[2 * b + l / 16] as i8) * f32::from(q as i8 - 32);
             }
         }
+    }
+
+    #[inline(always)]
+    fn encode(x: &[f32]) -> Option<Self> {
+        Some(encode(x))
     }
 
     fn random(rng: &mut impl FnMut() -> u64, std: f32) -> Self {
@@ -67,6 +73,7 @@ impl Quantised for Q6K {
     }
 }
 
+#[inline(always)]
 fn encode(x: &[f32]) -> Q6K {
     let (blocks, _) = x.as_chunks::<16>();
     let ideal: [f32; 16] = from_fn(|s| fit::scale(&blocks[s], -32.0, 31.0));

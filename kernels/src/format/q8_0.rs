@@ -18,13 +18,19 @@ block! {
 impl Format for Q8_0 {
     const TYPE: TensorType = TensorType::Q8_0;
     const BLOCK_LEN: usize = 32;
-    const ENCODE: Option<fn(&[f32]) -> Self> = Some(encode);
+    const CAN_ENCODE: bool = true;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let d = f16_value(self.d);
         for (v, q) in out.iter_mut().zip(self.qs) {
             *v = d * f32::from(q as i8);
         }
+    }
+
+    #[inline(always)]
+    fn encode(x: &[f32]) -> Option<Self> {
+        Some(encode(x))
     }
 
     fn random(rng: &mut impl FnMut() -> u64, std: f32) -> Self {
@@ -51,6 +57,7 @@ impl Quantised for Q8_0 {
     }
 }
 
+#[inline(always)]
 fn encode(x: &[f32]) -> Q8_0 {
     let x: &[f32; 32] = x.try_into().expect("a block of 32");
     let amax = x.iter().fold(0.0f32, |max, v| max.max(v.abs()));

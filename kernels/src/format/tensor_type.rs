@@ -41,7 +41,7 @@ macro_rules! registry {
             pub const fn block_bytes(self) -> usize { match self { $(TensorType::$variant => blocks::$variant::BLOCK_BYTES,)* } }
 
             /// Whether [`encode_row`](super::encode_row) can make this type.
-            pub const fn can_encode(self) -> bool { match self { $(TensorType::$variant => blocks::$variant::ENCODE.is_some(),)* } }
+            pub const fn can_encode(self) -> bool { match self { $(TensorType::$variant => blocks::$variant::CAN_ENCODE,)* } }
         }
 
         // Each block belongs to the line that names it.
