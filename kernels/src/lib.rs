@@ -10,6 +10,7 @@ pub mod format;
 pub mod isa;
 pub mod kv;
 pub mod linear;
+mod linear_float;
 mod math;
 mod matvec;
 pub mod norm;

@@ -1,6 +1,7 @@
 //! Matrix products of quantised or float weights with activations.
 use crate::acts::Acts;
 use crate::format::TensorType;
+use crate::linear_float::float_rows;
 use crate::matvec::matvec;
 use crate::team::{SharedMut, Team, Worker};
 use std::ops::Range;
@@ -148,7 +149,10 @@ impl Job<'_> {
     }
 
     /// Computes the rows `rows` for all tokens.
-    fn run(&self, team: &Team, acts: &Acts, _x: &[f32], rows: Range<usize>, worker: &mut Worker) {
+    fn run(&self, team: &Team, acts: &Acts, x: &[f32], rows: Range<usize>, worker: &mut Worker) {
+        if !self.w.ty.is_quantised() {
+            return float_rows(team.isa(), &self.w, rows, x, &self.out, worker.scratch);
+        }
         for t in 0..acts.tokens() {
             matvec(team.isa(), &self.w, rows.clone(), acts.row(t), t, &self.out, worker.scratch);
         }

@@ -15,6 +15,9 @@ fn first(n: usize) -> __mmask16 {
 impl Floats for Avx512Vnni {
     type F = __m512;
 
+    // 32 registers: 24, and for example four of keys or six of activations, and a broadcast.
+    const ACCUMULATORS: usize = 24;
+
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         op!(_mm512_set1_ps(x))

@@ -1,0 +1,296 @@
+//! Products of float weights (f32, f16, bf16), converted as they are loaded, with f32 activations.
+//!
+//! A product w·x has 16 chains of fused multiply-adds, lane k mod 16 in ascending k, that are added in the tree of
+//! [`Floats::sum`](crate::isa::Floats::sum). One token or many, in whatever tiles: the chains are the same.
+use crate::format::TensorType;
+use crate::isa::{Floats, Isa, Op, Simd};
+use crate::linear::{Matrix, Out};
+use crate::team::Scratch;
+use std::array::from_fn;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Weight rows of a block whose chains are kept while activations pass: with 6 tokens, 32 · 6 chains of 64 bytes
+/// are 12 KiB of the L1 cache.
+const BLOCK_ROWS: usize = 32;
+/// Vectors of 16 values between visits of the chains: 6 tokens and 4 rows of 512 f32 are 20 KiB.
+const SLICE: usize = 32;
+
+/// A float type as stored in files: little-endian, of any alignment.
+trait Weight {
+    /// The bytes of 16 values.
+    type Chunk: Copy + AsRef<[u8]>;
+    fn chunks(row: &[u8]) -> (&[Self::Chunk], &[u8]);
+    /// 16 values from fewer bytes, the rest zeros.
+    fn padded(bytes: &[u8]) -> Self::Chunk;
+    fn load<S: Floats>(s: S, chunk: &Self::Chunk) -> S::F;
+}
+
+macro_rules! weight {
+    ($name:ident, $bytes:literal, $load:ident) => {
+        enum $name {}
+
+        impl Weight for $name {
+            type Chunk = [u8; 16 * $bytes];
+
+            #[inline(always)]
+            fn chunks(row: &[u8]) -> (&[Self::Chunk], &[u8]) {
+                row.as_chunks()
+            }
+
+            #[inline(always)]
+            fn padded(bytes: &[u8]) -> Self::Chunk {
+                let mut chunk = [0; 16 * $bytes];
+                chunk[..bytes.len()].copy_from_slice(bytes);
+                chunk
+            }
+
+            #[inline(always)]
+            fn load<S: Floats>(s: S, chunk: &Self::Chunk) -> S::F {
+                s.$load(chunk)
+            }
+        }
+    };
+}
+weight!(F32, 4, load_le);
+weight!(F16, 2, load_f16_le);
+weight!(Bf16, 2, load_bf16_le);
+
+/// Computes `rows` of `w` for all rows of `x`, `[n][w.cols()]`; the calling thread owns these rows of `out`.
+///
+/// # Panics
+/// When the weights are quantised.
+pub(crate) fn float_rows(
+    isa: Isa,
+    w: &Matrix,
+    rows: Range<usize>,
+    x: &[f32],
+    out: &Out,
+    scratch: &mut Scratch,
+) {
+    match w.ty() {
+        TensorType::F32 => isa.dispatch(Rows::<F32> { w, rows, x, out, scratch, of: PhantomData }),
+        TensorType::F16 => isa.dispatch(Rows::<F16> { w, rows, x, out, scratch, of: PhantomData }),
+        TensorType::Bf16 => isa.dispatch(Rows::<Bf16> { w, rows, x, out, scratch, of: PhantomData }),
+        ty => panic!("{ty} is not a float type"),
+    }
+}
+
+struct Rows<'a, W> {
+    w: &'a Matrix<'a>,
+    rows: Range<usize>,
+    x: &'a [f32],
+    out: &'a Out<'a>,
+    scratch: &'a mut Scratch,
+    of: PhantomData<W>,
+}
+
+impl<W: Weight> Op for Rows<'_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        if self.w.cols() == 0 {
+            return;
+        }
+        if self.x.len() == self.w.cols() {
+            self.one_token(s);
+        } else if S::ACCUMULATORS >= 24 {
+            self.tokens::<S, 4, 6>(s);
+        } else {
+            self.tokens::<S, 2, 3>(s);
+        }
+    }
+}
+
+impl<W: Weight> Rows<'_, W> {
+    /// One token: rows stream past, four at a time so that chains of different rows overlap.
+    #[inline(always)]
+    fn one_token<S: Simd>(self, s: S) {
+        let mut row = self.rows.start;
+        while row + 4 <= self.rows.end {
+            let mut chains = [[s.splat(0.0); 1]; 4];
+            let w = from_fn(|r| self.w.row(row + r));
+            add_products::<S, W, 4, 1>(s, w, [self.x], &mut chains);
+            let y = chains.map(|[chain]| s.sum(chain));
+            // SAFETY: the caller owns these rows.
+            unsafe { self.out.put(0, row, &y) };
+            row += 4;
+        }
+        for row in row..self.rows.end {
+            let mut chains = [[s.splat(0.0); 1]; 1];
+            add_products::<S, W, 1, 1>(s, [self.w.row(row)], [self.x], &mut chains);
+            // SAFETY: as above.
+            unsafe { self.out.put(0, row, &[s.sum(chains[0][0])]) };
+        }
+    }
+
+    /// Many tokens, T at a time, by blocks of rows, R at a time.
+    #[inline(always)]
+    fn tokens<S: Simd, const R: usize, const T: usize>(self, s: S) {
+        let cols = self.w.cols();
+        let chains = self.scratch.get::<f32>(BLOCK_ROWS * T * 16).as_chunks_mut::<16>().0;
+        for first in self.rows.clone().step_by(BLOCK_ROWS) {
+            let rows = first..self.rows.end.min(first + BLOCK_ROWS);
+            for (group, x) in self.x.chunks(T * cols).enumerate() {
+                let mut tile =
+                    Tile { w: self.w, rows: rows.clone(), x, token: group * T, chains, out: self.out };
+                match x.len() / cols {
+                    n if n == T => tile.run::<S, W, R, T>(s),
+                    1 => tile.run::<S, W, R, 1>(s),
+                    2 => tile.run::<S, W, R, 2>(s),
+                    3 => tile.run::<S, W, R, 3>(s),
+                    4 => tile.run::<S, W, R, 4>(s),
+                    _ => tile.run::<S, W, R, 5>(s),
+                }
+            }
+        }
+    }
+}
+
+/// A block of rows times a few tokens.
+struct Tile<'a> {
+    w: &'a Matrix<'a>,
+    rows: Range<usize>,
+    /// `[T][cols]`
+    x: &'a [f32],
+    /// Index of the first token.
+    token: usize,
+    /// `[rows][T]`
+    chains: &'a mut [[f32; 16]],
+    out: &'a Out<'a>,
+}
+
+impl Tile<'_> {
+    #[inline(always)]
+    fn run<S: Simd, W: Weight, const R: usize, const T: usize>(&mut self, s: S) {
+        let cols = self.w.cols();
+        self.chains[..self.rows.len() * T].fill([0.0; 16]);
+        let slice = SLICE * 16;
+        for k in (0..cols).step_by(slice) {
+            let k = k..cols.min(k + slice);
+            let x: [&[f32]; T] = from_fn(|t| &self.x[t * cols..][k.clone()]);
+            let mut row = 0;
+            while row + R <= self.rows.len() {
+                self.step::<S, W, R, T>(s, row, k.clone(), x);
+                row += R;
+            }
+            for row in row..self.rows.len() {
+                self.step::<S, W, 1, T>(s, row, k.clone(), x);
+            }
+        }
+        for (i, row) in self.rows.clone().enumerate() {
+            for t in 0..T {
+                let y = s.sum(s.load(&self.chains[i * T + t]));
+                // SAFETY: the caller of `float_rows` owns these rows.
+                unsafe { self.out.put(self.token + t, row, &[y]) };
+            }
+        }
+    }
+
+    /// Continues the chains of R rows from `row` on over the columns `k`.
+    #[inline(always)]
+    fn step<S: Simd, W: Weight, const R: usize, const T: usize>(
+        &mut self,
+        s: S,
+        row: usize,
+        k: Range<usize>,
+        x: [&[f32]; T],
+    ) {
+        let size = size_of::<W::Chunk>() / 16;
+        let w = from_fn(|r| &self.w.row(self.rows.start + row + r)[k.start * size..k.end * size]);
+        let kept = self.chains[row * T..(row + R) * T].as_chunks_mut::<T>().0;
+        let mut chains: [[S::F; T]; R] = from_fn(|r| from_fn(|t| s.load(&kept[r][t])));
+        add_products::<S, W, R, T>(s, w, x, &mut chains);
+        for (kept, chains) in kept.iter_mut().zip(chains) {
+            for (kept, chain) in kept.iter_mut().zip(chains) {
+                s.store(chain, kept);
+            }
+        }
+    }
+}
+
+/// Continues R · T chains by the products of R weight rows with T tokens, all of the same columns.
+#[inline(always)]
+fn add_products<S: Simd, W: Weight, const R: usize, const T: usize>(
+    s: S,
+    w: [&[u8]; R],
+    x: [&[f32]; T],
+    chains: &mut [[S::F; T]; R],
+) {
+    let count = x[0].len() / 16;
+    let w_chunks: [&[W::Chunk]; R] = from_fn(|r| &W::chunks(w[r]).0[..count]);
+    let x_chunks: [&[[f32; 16]]; T] = from_fn(|t| &x[t].as_chunks().0[..count]);
+    for i in 0..count {
+        let x: [S::F; T] = from_fn(|t| s.load(&x_chunks[t][i]));
+        for r in 0..R {
+            let w = W::load(s, &w_chunks[r][i]);
+            for t in 0..T {
+                chains[r][t] = s.fma(w, x[t], chains[r][t]);
+            }
+        }
+    }
+    if !x[0].len().is_multiple_of(16) {
+        for r in 0..R {
+            let w = W::load(s, &W::padded(W::chunks(w[r]).1));
+            for t in 0..T {
+                chains[r][t] = s.fma(w, s.load_part(&x[t][16 * count..]), chains[r][t]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::acts::Acts;
+    use crate::format::{TensorType, decode_row, encode_row};
+    use crate::isa::Isa;
+    use crate::linear::{Matrix, Product, linear};
+    use crate::team::Team;
+    use crate::testing::Random;
+
+    const TYPES: [TensorType; 3] = [TensorType::F32, TensorType::F16, TensorType::Bf16];
+
+    fn product(team: &Team, w: Matrix, x: &[f32], n: usize) -> Vec<f32> {
+        let mut acts = Acts::new(n, w.cols());
+        acts.set(team, x, n, w.cols());
+        let mut out = vec![f32::NAN; n * w.rows()];
+        let out_stride = w.rows();
+        linear(team, &acts, x, &mut [Product { w, bias: None, out: &mut out, out_stride, add: false }]);
+        out
+    }
+
+    #[test]
+    fn float_weights_match_f64_and_bits_do_not_depend_on_batches_or_threads() {
+        let mut random = Random::new(11);
+        for (rows, cols, n) in
+            [(1, 1, 2), (7, 5, 13), (70, 64, 6), (33, 1100, 11), (130, 1536, 3), (5, 515, 1)]
+        {
+            for ty in TYPES {
+                // An odd offset: weights in a mapped file need not be aligned.
+                let mut bytes = vec![0; 1 + rows * ty.row_bytes(cols).unwrap()];
+                encode_row(ty, &random.normals(rows * cols, 1.0), &mut bytes[1..]).unwrap();
+                let mut weights = vec![0.0; rows * cols];
+                decode_row(ty, &bytes[1..], &mut weights);
+                let w = Matrix::new(ty, rows, cols, &bytes[1..]).unwrap();
+                let x = random.normals(n * cols, 1.0);
+                for isa in Isa::available() {
+                    let whole = product(&Team::new(1, isa).unwrap(), w, &x, n);
+                    for (t, x) in x.chunks(cols).enumerate() {
+                        for (r, w) in weights.chunks(cols).enumerate() {
+                            let terms = || w.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x));
+                            let (want, size) = (terms().sum::<f64>(), terms().map(f64::abs).sum::<f64>());
+                            let off = (f64::from(whole[t * rows + r]) - want).abs();
+                            assert!(off <= 2e-6 * size, "{isa} {ty} {rows}x{cols}: {off:e} of {size:e}");
+                        }
+                    }
+                    let team = Team::new(3, isa).unwrap();
+                    assert_eq!(whole, product(&team, w, &x, n), "{isa} {ty}: threads");
+                    for (x, whole) in x.chunks(cols).zip(whole.chunks(rows)) {
+                        assert_eq!(whole, product(&team, w, x, 1), "{isa} {ty} {rows}x{cols}: one token");
+                    }
+                }
+            }
+        }
+    }
+}
