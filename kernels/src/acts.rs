@@ -8,6 +8,11 @@ use std::ops::Range;
 pub(crate) const BLOCK: usize = 32;
 /// Rows are padded with zeros to a multiple of this many values.
 pub(crate) const GROUP: usize = 128;
+/// Up to this many tokens products read the rows token by token (`matvec`), beyond it panel by panel.
+pub(crate) const MATVEC_TOKENS: usize = 1;
+/// Words of 32 bits that a token's block takes in the packed form: 8 of quants, the scale, the three sums
+/// times the scale.
+pub(crate) const ACT_WORDS: usize = 12;
 /// Blocks whose largest value is below this count as zero, since 127 / max would not be finite.
 const TINY: f32 = 1e-30;
 
@@ -28,6 +33,13 @@ pub struct Acts {
     sums: Buffer<i32>,
     /// [n][3][blocks] the same sums times the scale.
     scaled: Buffer<f32>,
+    /// Most tokens of a tile, 0 when nothing is packed.
+    tile: usize,
+    /// The same activations as the tiles of a panel read them, tile after tile, each of T tokens:
+    /// [class 0..4][block of the class][ACT_WORDS][T].
+    packed: Buffer<i32>,
+    /// Tile after tile [class 0..4][block of the class][3][T] sums of the quants.
+    packed_sums: Buffer<i32>,
 }
 
 /// One token's activations.
@@ -57,6 +69,9 @@ impl Acts {
             d: Buffer::zeros(max_tokens * blocks),
             sums: Buffer::zeros(max_tokens * blocks * 3),
             scaled: Buffer::zeros(max_tokens * blocks * 3),
+            tile: 0,
+            packed: Buffer::default(),
+            packed_sums: Buffer::default(),
         }
     }
 
@@ -81,17 +96,67 @@ impl Acts {
         self.cols = cols;
         self.blocks = cols.next_multiple_of(GROUP) / BLOCK;
         let blocks = self.blocks;
+        self.tile = if n > MATVEC_TOKENS { team.isa().dispatch(TileTokens) } else { 0 };
+        if self.tile > 0 {
+            self.packed.grow(self.max_tokens * blocks * ACT_WORDS);
+            self.packed_sums.grow(self.max_tokens * blocks * 3);
+        }
+        let tile = self.tile;
         let out = Out {
             q: SharedMut::new(&mut self.q),
             d: SharedMut::new(&mut self.d),
             sums: SharedMut::new(&mut self.sums),
             scaled: SharedMut::new(&mut self.scaled),
+            packed: SharedMut::new(&mut self.packed),
+            packed_sums: SharedMut::new(&mut self.packed_sums),
         };
-        let rows = |tokens: Range<usize>| {
+        let quantise = |tokens: Range<usize>| {
             team.isa().dispatch(Quantise { x, cols, blocks, tokens, out: &out });
         };
-        // One row is quantised sooner than a job starts.
-        if n == 1 { rows(0..1) } else { team.run(|w| rows(w.share(n))) }
+        if tile == 0 {
+            // So few rows are quantised sooner than a job starts.
+            quantise(0..n);
+        } else {
+            team.run(|w| {
+                for i in w.share(n.div_ceil(tile)) {
+                    let tokens = tile_tokens(n, tile, i);
+                    quantise(tokens.clone());
+                    pack(&out, blocks, tokens);
+                }
+            });
+        }
+    }
+
+    /// Blocks of a padded row, a multiple of 4.
+    pub(crate) fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    /// The tokens of each tile.
+    pub(crate) fn tiles(&self) -> impl Iterator<Item = Range<usize>> {
+        (0..self.n.div_ceil(self.tile)).map(|i| tile_tokens(self.n, self.tile, i))
+    }
+
+    /// Tile after tile of T tokens: [class 0..4][block of the class][ACT_WORDS][T] words, of which the last
+    /// four are the bits of f32.
+    pub(crate) fn packed(&self) -> &[i32] {
+        &self.packed[..self.n * self.blocks * ACT_WORDS]
+    }
+
+    /// −`bias` · Σ quants in the order of the tiles: [class 0..4][block of the class][scales][T], the sums
+    /// being those of each half of a block with two scales.
+    pub(crate) fn packed_init(&self, bias: i32, scales: usize, out: &mut [i32]) {
+        for tokens in self.tiles() {
+            let t = tokens.len();
+            let sums = &self.packed_sums[tokens.start * self.blocks * 3..tokens.end * self.blocks * 3];
+            let out = &mut out[tokens.start * self.blocks * scales..tokens.end * self.blocks * scales];
+            for (out, sums) in out.chunks_exact_mut(scales * t).zip(sums.chunks_exact(3 * t)) {
+                let sums = if scales == 2 { &sums[..2 * t] } else { &sums[2 * t..] };
+                for (out, &sum) in out.iter_mut().zip(sums) {
+                    *out = -bias * sum;
+                }
+            }
+        }
     }
 
     /// The activations of token `t`.
@@ -113,6 +178,61 @@ struct Out<'a> {
     d: SharedMut<'a, f32>,
     sums: SharedMut<'a, i32>,
     scaled: SharedMut<'a, f32>,
+    packed: SharedMut<'a, i32>,
+    packed_sums: SharedMut<'a, i32>,
+}
+
+/// The tokens of tile `i` when `n` are cut into as few tiles of at most `tile` as possible, all of nearly the
+/// same size.
+fn tile_tokens(n: usize, tile: usize, i: usize) -> Range<usize> {
+    let count = n.div_ceil(tile);
+    n * i / count..n * (i + 1) / count
+}
+
+/// The most tokens of a tile.
+struct TileTokens;
+
+impl Op for TileTokens {
+    type Output = usize;
+
+    #[inline(always)]
+    fn call<S: Simd>(self, _simd: S) -> usize {
+        S::TOKENS
+    }
+}
+
+/// Copies the quantised rows of one tile into its packed form.
+fn pack(out: &Out, blocks: usize, tokens: Range<usize>) {
+    let count = tokens.len();
+    let part = |unit: usize| tokens.start * blocks * unit..tokens.end * blocks * unit;
+    // SAFETY: one thread has this tile; what it reads it has written itself before.
+    let (packed, packed_sums, q, d, sums, scaled) = unsafe {
+        (
+            out.packed.slice(part(ACT_WORDS)),
+            out.packed_sums.slice(part(3)),
+            out.q.slice(part(BLOCK)),
+            out.d.slice(part(1)),
+            out.sums.slice(part(3)),
+            out.scaled.slice(part(3)),
+        )
+    };
+    let order = (0..4).flat_map(|class| (class..blocks).step_by(4));
+    let packed = packed.chunks_exact_mut(ACT_WORDS * count);
+    let packed_sums = packed_sums.chunks_exact_mut(3 * count);
+    for ((packed, packed_sums), b) in packed.zip(packed_sums).zip(order) {
+        for t in 0..count {
+            let (words, _) = q[(t * blocks + b) * BLOCK..][..BLOCK].as_chunks::<4>();
+            for (k, word) in words.iter().enumerate() {
+                packed[k * count + t] = i32::from_le_bytes(word.map(|q| q as u8));
+            }
+            packed[8 * count + t] = d[t * blocks + b].to_bits() as i32;
+            for i in 0..3 {
+                let at = (t * 3 + i) * blocks + b;
+                packed[(9 + i) * count + t] = scaled[at].to_bits() as i32;
+                packed_sums[i * count + t] = sums[at];
+            }
+        }
+    }
 }
 
 struct Quantise<'a> {

@@ -14,6 +14,7 @@ mod linear_float;
 mod math;
 mod matvec;
 pub mod norm;
+mod panel;
 pub mod rope;
 pub mod team;
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Matrix products of quantised or float weights with activations.
-use crate::acts::Acts;
+use crate::acts::{Acts, MATVEC_TOKENS};
 use crate::format::TensorType;
 use crate::linear_float::float_rows;
 use crate::matvec::matvec;
+use crate::panel::matmul;
 use crate::team::{SharedMut, Team, Worker};
 use std::ops::Range;
 
@@ -150,11 +151,15 @@ impl Job<'_> {
 
     /// Computes the rows `rows` for all tokens.
     fn run(&self, team: &Team, acts: &Acts, x: &[f32], rows: Range<usize>, worker: &mut Worker) {
+        let (isa, scratch) = (team.isa(), &mut *worker.scratch);
         if !self.w.ty.is_quantised() {
-            return float_rows(team.isa(), &self.w, rows, x, &self.out, worker.scratch);
+            return float_rows(isa, &self.w, rows, x, &self.out, scratch);
+        }
+        if acts.tokens() > MATVEC_TOKENS {
+            return matmul(isa, &self.w, rows, acts, &self.out, scratch);
         }
         for t in 0..acts.tokens() {
-            matvec(team.isa(), &self.w, rows.clone(), acts.row(t), t, &self.out, worker.scratch);
+            matvec(isa, &self.w, rows.clone(), acts.row(t), t, &self.out, scratch);
         }
     }
 }

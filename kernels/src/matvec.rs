@@ -15,6 +15,7 @@ use crate::acts::{BLOCK, GROUP, Row};
 use crate::format::{Group, Quantised, as_blocks, with_quantised};
 use crate::isa::{Isa, Op, Simd};
 use crate::linear::{Matrix, Out};
+use crate::panel::unpack_rest;
 use crate::team::Scratch;
 use std::ops::Range;
 
@@ -111,11 +112,7 @@ fn row<S: Simd, Q: Quantised>(simd: S, blocks: &[Q], acts: &Prepared) -> f32 {
         }
     }
     if !rest.is_empty() {
-        // Blocks of zero bytes in the place of the missing ones: their scale is 0, and so is all they add.
-        let mut bytes = [0; 4 * 34];
-        let padded = crate::format::as_blocks_mut::<Q>(&mut bytes);
-        padded[..rest.len()].copy_from_slice(rest);
-        acc = step::<S, Q>(simd, acc, Q::unpack128(simd, &padded[..Q::UNIT], 0), acts, g);
+        acc = step::<S, Q>(simd, acc, unpack_rest::<S, Q>(simd, rest), acts, g);
     }
     simd.f4_sum(acc)
 }

@@ -1,7 +1,7 @@
 //! AVX2 and AVX-VNNI: 256-bit vectors.
 use super::simd::WIDE_OFFSET;
 use super::x86::{Avx2, AvxVnni, f16_ptr, op, part_len};
-use super::{Dots, Floats, Panel};
+use super::{Dots, Floats, Levels, Panel};
 use half::f16;
 use std::arch::x86_64::*;
 use std::array::from_fn;
@@ -299,19 +299,7 @@ macro_rules! impl_panel_floats {
 impl Panel for Avx2 {
     impl_panel_floats! {}
     const TOKENS: usize = 4;
-
-    /// How many products of weight pairs with activation pairs fit into 16 bits, at most 8; 0 for weights
-    /// that must be taken as signed.
-    #[inline(always)]
-    fn level(self, max: u8) -> usize {
-        match max {
-            0..=16 => 8,
-            17..=32 => 4,
-            33..=64 => 2,
-            65..=128 => 1,
-            _ => 0,
-        }
-    }
+    const LEVELS: Levels = Levels::In16;
 
     #[inline(always)]
     unsafe fn p_dots<const T: usize, const LEVEL: usize>(
@@ -358,11 +346,7 @@ impl Panel for Avx2 {
 impl Panel for AvxVnni {
     impl_panel_floats! {}
     const TOKENS: usize = 3;
-
-    #[inline(always)]
-    fn level(self, _max: u8) -> usize {
-        8
-    }
+    const LEVELS: Levels = Levels::All32;
 
     #[inline(always)]
     unsafe fn p_dots<const T: usize, const LEVEL: usize>(

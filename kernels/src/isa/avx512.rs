@@ -1,7 +1,7 @@
 //! AVX512-VNNI: 512-bit vectors.
 use super::avx2::{halves, impl_i4, load_acts, max8, sum8};
 use super::x86::{Avx512Vnni, f16_ptr, op, part_len};
-use super::{Dots, Floats, Panel};
+use super::{Dots, Floats, Levels, Panel};
 use half::f16;
 use std::arch::x86_64::*;
 use std::array::from_fn;
@@ -144,11 +144,7 @@ impl Panel for Avx512Vnni {
     type PF = [__m512; 2];
     const ROWS: usize = 32;
     const TOKENS: usize = 6;
-
-    #[inline(always)]
-    fn level(self, _max: u8) -> usize {
-        8
-    }
+    const LEVELS: Levels = Levels::All32;
     #[inline(always)]
     unsafe fn p_dots<const T: usize, const LEVEL: usize>(
         self,

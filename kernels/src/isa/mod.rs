@@ -13,7 +13,7 @@ mod simd;
 mod x86;
 
 pub use scalar::Scalar;
-pub use simd::{Bytes, Dots, Floats, Op, Panel, Simd, WIDE_OFFSET};
+pub use simd::{Bytes, Dots, Floats, Levels, Op, Panel, Simd, WIDE_OFFSET};
 #[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2, Avx512Vnni, AvxVnni};
 

@@ -1,6 +1,6 @@
 //! Plain loops over arrays: the oracle that the other instruction sets are tested against.
 use super::simd::WIDE_OFFSET;
-use super::{Bytes, Dots, Floats, Isa, Op, Panel, Simd};
+use super::{Bytes, Dots, Floats, Isa, Levels, Op, Panel, Simd};
 use half::{bf16, f16};
 use std::array::from_fn;
 
@@ -284,12 +284,9 @@ impl Panel for Scalar {
     type P = [i32; 8];
     type PF = [f32; 8];
     const ROWS: usize = 8;
-    const TOKENS: usize = 3;
+    const TOKENS: usize = 2;
+    const LEVELS: Levels = Levels::Signed32;
 
-    #[inline(always)]
-    fn level(self, max: u8) -> usize {
-        if max > Self::NARROW_MAX { 0 } else { 8 }
-    }
     #[inline(always)]
     unsafe fn p_dots<const T: usize, const LEVEL: usize>(
         self,

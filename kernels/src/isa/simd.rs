@@ -191,11 +191,11 @@ pub trait Panel: Dots {
     /// Most tokens whose accumulators fit into the registers, at most 8.
     const TOKENS: usize;
 
-    /// Which form of [`Panel::p_dots`] to use for weights up to `max`: 0, 1, 2, 4 or 8.
-    fn level(self, max: u8) -> usize;
+    /// Which forms of [`Panel::p_dots`] there are.
+    const LEVELS: Levels;
 
     /// `acc[t][r]` + Σ (weight − `offset(max)`) · activation over 4 · `steps` values, exactly. `LEVEL` is
-    /// `level(max)`; `steps` is 4 or 8.
+    /// `LEVELS.of(max)`; `steps` is 4 or 8.
     ///
     /// # Safety
     /// `w` points to \[steps\]\[ROWS\]\[4\] weights, aligned to 64 bytes, none above `max`; `a` to
@@ -225,4 +225,31 @@ pub trait Panel: Dots {
     /// # Safety
     /// `out` points to room for `ROWS` values.
     unsafe fn pf_store(self, a: Self::PF, out: *mut f32);
+}
+
+/// The forms of [`Panel::p_dots`], by the largest weight. A level is 0 for weights above
+/// [`Dots::NARROW_MAX`], else how many products of two weights with two activations are added up in 16 bits
+/// before the sum must be widened, at most 8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Levels {
+    /// Products of bytes are added up in 32 bits: level 8 for all weights.
+    All32,
+    /// Likewise for weights up to 127; level 0 beyond.
+    Signed32,
+    /// Products of bytes are added up in 16 bits.
+    In16,
+}
+
+impl Levels {
+    /// The level of weights up to `max`: 0, 1, 2, 4 or 8.
+    pub const fn of(self, max: u8) -> usize {
+        // 2 · 8 · 16 · 127 < 2¹⁵, and so on.
+        match (self, max) {
+            (Levels::All32, _) | (Levels::Signed32, 0..=127) | (Levels::In16, 0..=16) => 8,
+            (Levels::In16, 17..=32) => 4,
+            (Levels::In16, 33..=64) => 2,
+            (Levels::In16, 65..=128) => 1,
+            _ => 0,
+        }
+    }
 }
