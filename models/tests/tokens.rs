@@ -77,3 +77,53 @@ fn llama_bpe() {
 fn phi_3() {
     check("phi-3", common::shared("vocab/ggml-vocab-phi-3.gguf"));
 }
+
+/// Cases that `scripts/token-cases` made with llama.cpp's own tokenisers, from the file that the variable
+/// LAPWING_TOKEN_CASES names: many thousand random texts for every pre-tokeniser.
+#[test]
+fn llama_cpp_cases() {
+    let Some(path) = std::env::var_os("LAPWING_TOKEN_CASES") else {
+        println!("SKIPPED: LAPWING_TOKEN_CASES is not set");
+        return;
+    };
+    let lines = std::fs::read_to_string(path).unwrap();
+    let mut tokenizer = None;
+    let mut tally: Vec<(String, usize, usize)> = Vec::new();
+    for line in lines.lines() {
+        let case: Value = serde_json::from_str(line).unwrap();
+        if let Some(path) = case["vocab"].as_str() {
+            let open = open(PathBuf::from(path));
+            tally.push((path.rsplit('/').next().unwrap().to_owned(), 0, 0));
+            check_facts(path, &open, &case);
+            tokenizer = Some(open);
+            continue;
+        }
+        let (tokenizer, text) = (tokenizer.as_ref().unwrap(), case["text"].as_str().unwrap());
+        let (name, cases, wrong) = tally.last_mut().unwrap();
+        for (column, special) in [("plain", false), ("special", true)] {
+            let (got, expected) = (tokenizer.encode(text, special), ids(&case[column]));
+            *cases += 1;
+            if got != expected {
+                *wrong += 1;
+                if *wrong <= 3 {
+                    println!("{name}, {column}: {text:?}\n  llama.cpp {expected:?}\n  lapwing   {got:?}");
+                }
+            }
+        }
+    }
+    for (name, cases, wrong) in &tally {
+        println!("{name}: {cases} cases, {wrong} different");
+    }
+    assert_eq!(tally.iter().map(|t| t.2).sum::<usize>(), 0);
+}
+
+/// Special ids and flags of a vocabulary, against llama.cpp's.
+fn check_facts(path: &str, tokenizer: &Tokenizer, facts: &Value) {
+    assert_eq!(Some(tokenizer.n_vocab() as u64), facts["n_vocab"].as_u64(), "{path}");
+    assert_eq!(tokenizer.eog(), ids(&facts["eog"]), "{path}");
+    assert_eq!(tokenizer.bos().map(i64::from), facts["bos"].as_i64().filter(|&id| id >= 0), "{path}");
+    assert_eq!(tokenizer.eos().map(i64::from), facts["eos"].as_i64().filter(|&id| id >= 0), "{path}");
+    assert_eq!(Some(tokenizer.add_bos()), facts["add_bos"].as_bool(), "{path}");
+    let control: Vec<u32> = (0..tokenizer.n_vocab() as u32).filter(|&id| tokenizer.is_control(id)).collect();
+    assert_eq!(control, ids(&facts["control"]), "{path}");
+}

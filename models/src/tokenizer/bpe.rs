@@ -1,110 +1,100 @@
 //! Byte-level BPE: the merges of a vocabulary, and words merged with them.
-use hashbrown::HashMap;
+use std::hash::BuildHasher;
+
+use hashbrown::hash_table::Entry;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::byte_level;
 use super::merge::Merger;
 use super::pre::PreTokenizer;
-use super::vocab::{Vocab, kind};
+use super::vocab::Vocab;
 use crate::error::{Error, Result};
 use crate::gguf::Strings;
 
-/// Merges, and the symbols that words start from. Symbols below the size of the vocabulary are tokens; others
-/// are texts that merges mention but the vocabulary lacks.
+/// Merges, found by the texts of the two symbols. (Looking up the tokens of every merge when loading, to find
+/// merges by ids, takes longer than all the rest of loading.)
 pub(super) struct Bpe {
     pub(super) pre: &'static PreTokenizer,
-    bytes: Box<[u32; 256]>,
-    /// Left symbol (high half) and right symbol → rank and merged symbol.
-    merges: HashMap<u64, (u32, u32)>,
-    /// For symbols beyond the vocabulary: the tokens that they become after all.
-    beyond: Vec<Vec<u32>>,
+    /// Two texts with a space between, best first.
+    merges: Strings,
+    /// Ranks in `merges`, by the hash of the two texts; of equal merges the first.
+    ranks: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+}
+
+/// The two texts of a merge; a text may begin with a space.
+fn two_texts(line: &str) -> Option<(&str, &str)> {
+    let space = line.bytes().skip(1).position(|byte| byte == b' ')? + 1;
+    Some((&line[..space], &line[space + 1..])).filter(|(_, right)| !right.is_empty())
 }
 
 impl Bpe {
-    /// The merges of `vocab`: lines of two texts with a space between, best first.
-    ///
     /// # Errors
-    /// When a line is not two texts.
-    pub(super) fn new(vocab: &Vocab, pre: &'static PreTokenizer, merges: &Strings) -> Result<Self> {
-        let mut symbols = Symbols { vocab, beyond: HashMap::new(), becomes: Vec::new() };
-        let bytes =
-            std::array::from_fn(|byte| symbols.of(byte_level::char_of(byte as u8).encode_utf8(&mut [0; 4])));
-        let mut map = HashMap::with_capacity(merges.len());
-        let mut both = String::new();
-        for (rank, line) in (0..u32::MAX).zip(merges.iter()) {
-            let space = line.bytes().skip(1).position(|byte| byte == b' ').map(|at| at + 1);
-            let (left, right) = match space {
-                Some(space) if space + 1 < line.len() => (&line[..space], &line[space + 1..]),
-                _ => {
-                    return Err(Error::bad_file("a merge of the vocabulary is not two texts")
-                        .at(format!("tokenizer.ggml.merges, element {rank}"))
-                        .expected_got("two texts with a space between", format!("{line:?}")));
-                }
+    /// When a merge is not two texts.
+    pub(super) fn new(pre: &'static PreTokenizer, merges: Strings) -> Result<Self> {
+        let hasher = DefaultHashBuilder::default();
+        let mut ranks: HashTable<u32> = HashTable::with_capacity(merges.len());
+        let line = |rank: u32| merges.get(rank as usize).unwrap_or_default();
+        for (rank, text) in (0..u32::MAX).zip(merges.iter()) {
+            let Some(pair) = two_texts(text) else {
+                return Err(Error::bad_file("a merge of the vocabulary is not two texts")
+                    .at(format!("key tokenizer.ggml.merges, element {rank}"))
+                    .expected_got("two texts with a space between", format!("{text:?}")));
             };
-            both.clear();
-            both.push_str(left);
-            both.push_str(right);
-            // No merge may turn ordinary text into markup.
-            if vocab.find(&both).is_some_and(|id| vocab.is(id, kind::CONTROL | kind::UNKNOWN)) {
-                continue;
+            let same = |&other: &u32| line(other) == text;
+            if let Entry::Vacant(free) =
+                ranks.entry(hasher.hash_one(pair), same, |&other| hasher.hash_one(two_texts(line(other))))
+            {
+                free.insert(rank);
             }
-            let key = u64::from(symbols.of(left)) << 32 | u64::from(symbols.of(right));
-            let merged = symbols.of(&both);
-            // Of equal pairs the first, which is the better, counts.
-            map.entry(key).or_insert((rank, merged));
         }
-        Ok(Self { pre, bytes: Box::new(bytes), merges: map, beyond: symbols.becomes })
+        Ok(Self { pre, ranks, hasher, merges })
     }
 
-    /// Appends the tokens of `text`, which has no special tokens in it and is shorter than 4 GiB.
+    /// How early `left` and `right` merge.
+    fn rank(&self, left: &str, right: &str) -> Option<u32> {
+        let same = |&rank: &u32| {
+            let line = self.merges.get(rank as usize).unwrap_or_default();
+            line.len() == left.len() + 1 + right.len()
+                && line.starts_with(left)
+                && line.ends_with(right)
+                && line.as_bytes()[left.len()] == b' '
+        };
+        self.ranks.find(self.hasher.hash_one((left, right)), same).copied()
+    }
+
+    /// Appends the tokens of `text`, which has no special tokens in it and is shorter than 2 GiB.
     pub(super) fn encode(&self, vocab: &Vocab, text: &str, out: &mut Vec<u32>) {
         let mut merger = Merger::default();
         let mut written = String::new();
         self.pre.split(text, |word| {
-            if self.pre.ignore_merges {
-                written.clear();
-                written.extend(word.bytes().map(byte_level::char_of));
-                if let Some(id) = vocab.find_ordinary(&written) {
-                    out.push(id);
-                    return;
-                }
+            written.clear();
+            written.extend(word.bytes().map(byte_level::char_of));
+            if self.pre.ignore_merges
+                && let Some(id) = vocab.find_ordinary(&written)
+            {
+                out.push(id);
+                return;
             }
             merger.clear();
-            for (at, byte) in word.bytes().enumerate() {
-                merger.push(self.bytes[usize::from(byte)], at, at + 1);
+            for (at, c) in written.char_indices() {
+                merger.push(0, at, at + c.len_utf8());
             }
             merger.run(|left, right| {
-                self.merges.get(&(u64::from(left.id) << 32 | u64::from(right.id))).copied()
+                let middle = left.end as usize;
+                self.rank(&written[left.start as usize..middle], &written[middle..right.end as usize])
+                    .map(|rank| (rank, 0))
             });
             for symbol in merger.symbols() {
-                match (symbol.id as usize).checked_sub(vocab.len()) {
-                    None => out.push(symbol.id),
-                    Some(beyond) => out.extend(&self.beyond[beyond]),
+                let symbol = &written[symbol.start as usize..symbol.end as usize];
+                match vocab.find_ordinary(symbol) {
+                    Some(id) => out.push(id),
+                    // A merge into what is no token, or is markup: the bytes that the vocabulary has.
+                    None => out.extend(
+                        symbol.chars().filter_map(|c| vocab.find_ordinary(c.encode_utf8(&mut [0; 4]))),
+                    ),
                 }
             }
         });
-    }
-}
-
-/// Gives every text that merges mention a symbol.
-struct Symbols<'v> {
-    vocab: &'v Vocab,
-    beyond: HashMap<String, u32>,
-    becomes: Vec<Vec<u32>>,
-}
-
-impl Symbols<'_> {
-    fn of(&mut self, text: &str) -> u32 {
-        let known = self.vocab.find_ordinary(text);
-        known.or_else(|| self.beyond.get(text).copied()).unwrap_or_else(|| self.add(text))
-    }
-
-    fn add(&mut self, text: &str) -> u32 {
-        let symbol = (self.vocab.len() + self.becomes.len()) as u32;
-        // As llama.cpp has it: single bytes of the written form that are tokens, the rest is lost.
-        let ascii = text.chars().filter(char::is_ascii);
-        self.becomes
-            .push(ascii.filter_map(|c| self.vocab.find_ordinary(c.encode_utf8(&mut [0; 4]))).collect());
-        self.beyond.insert(text.to_owned(), symbol);
-        symbol
     }
 }

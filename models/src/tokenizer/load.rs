@@ -235,7 +235,7 @@ impl Tokenizer {
                 let merges = parts
                     .merges
                     .ok_or_else(|| Error::bad_file("a key is missing").at("key tokenizer.ggml.merges"))?;
-                Scheme::Bpe(Bpe::new(&vocab, pre, merges)?)
+                Scheme::Bpe(Bpe::new(pre, merges.clone())?)
             }
         };
         let add_bos = parts.add_bos_token.unwrap_or(pre.is_none_or(|pre| pre.add_bos));

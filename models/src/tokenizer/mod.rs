@@ -68,7 +68,7 @@ enum Scheme {
 }
 
 /// Plain text is tokenised in pieces of at most this many bytes, so that positions fit 32 bits even after
-/// spaces have been written as three bytes.
+/// bytes have been written as two or three.
 const PIECE: usize = 1 << 30;
 
 impl Tokenizer {
@@ -202,3 +202,6 @@ impl Tokenizer {
         self.guessed_pre
     }
 }
+
+#[cfg(test)]
+mod tests;

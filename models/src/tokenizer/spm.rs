@@ -1,4 +1,6 @@
 //! SentencePiece-style tokenising: neighbours merge into the token with the best score.
+use hashbrown::HashSet;
+
 use super::merge::Merger;
 use super::vocab::{Vocab, kind};
 use crate::error::{Error, Result};
@@ -14,6 +16,9 @@ pub(super) struct Spm {
     bytes: Box<[Option<u32>; 256]>,
     /// The token for characters with a byte that has none.
     unknown: Option<u32>,
+    /// Characters that stand before a space inside some token. Behind all others a space begins a new word:
+    /// nothing merges across, so that words can be merged one by one, which is faster than a long text at once.
+    before_space: HashSet<char>,
 }
 
 impl Spm {
@@ -42,7 +47,18 @@ impl Spm {
                 .at("key tokenizer.ggml.tokens")
                 .expected_got("tokens <0x00> to <0xFF>, or tokenizer.ggml.unknown_token_id", "neither"));
         }
-        Ok(Self { priorities: scores.into_iter().map(priority).collect(), bytes: Box::new(bytes), unknown })
+        let mut before_space = HashSet::new();
+        for id in 0..vocab.len() as u32 {
+            let text = vocab.text(id);
+            before_space
+                .extend(text.match_indices(SPACE).filter_map(|(at, _)| text[..at].chars().next_back()));
+        }
+        Ok(Self {
+            priorities: scores.into_iter().map(priority).collect(),
+            bytes: Box::new(bytes),
+            unknown,
+            before_space,
+        })
     }
 
     /// Appends the tokens of `text`, which has no special tokens in it, is shorter than 1 GiB and already
@@ -50,6 +66,19 @@ impl Spm {
     pub(super) fn encode(&self, vocab: &Vocab, text: &str, out: &mut Vec<u32>) {
         let text = text.replace(' ', SPACE.encode_utf8(&mut [0; 4]));
         let mut merger = Merger::default();
+        let mut start = 0;
+        for (at, _) in text.match_indices(SPACE) {
+            if text[..at].chars().next_back().is_some_and(|c| !self.before_space.contains(&c)) {
+                self.encode_word(vocab, &text[start..at], &mut merger, out);
+                start = at;
+            }
+        }
+        self.encode_word(vocab, &text[start..], &mut merger, out);
+    }
+
+    /// Appends the tokens of `text`, in which spaces are already written as [`SPACE`].
+    fn encode_word(&self, vocab: &Vocab, text: &str, merger: &mut Merger, out: &mut Vec<u32>) {
+        merger.clear();
         for (at, c) in text.char_indices() {
             merger.push(u32::MAX, at, at + c.len_utf8());
         }
