@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use lapwing_kernels::TensorType;
 use lapwing_models::Class;
 use lapwing_models::gguf::{Array, Gguf, OpenOptions, Split, Strings, Value, Writer};
+use lapwing_models::os::Bytes;
 
 /// A folder that is removed at the end.
 struct Folder(PathBuf);
@@ -134,6 +135,37 @@ fn what_was_written_is_read() {
         assert_eq!((error.class, error.file.as_deref()), (Class::BadFile, Some(gguf.path())));
         assert!(error.at.ends_with(&format!(" {key}")) && text.contains(expected), "{text}");
     }
+}
+
+#[test]
+fn a_model_in_memory_is_the_file_that_would_be_written() {
+    let folder = Folder::new("memory");
+    let mut writer = Writer::new(folder.path("m.gguf"));
+    for (key, value) in values() {
+        writer.set(key, value);
+    }
+    for i in 0..10 {
+        writer.tensor(&format!("t.{i}"), TensorType::Q4_0, &[32, 1 + i, 2]).unwrap();
+    }
+    let gguf = writer
+        .in_memory(|data| {
+            data.into_iter().enumerate().for_each(|(i, data)| data.fill(i as u8));
+            Ok(())
+        })
+        .unwrap();
+    check(&gguf);
+    gguf.check_unchanged().unwrap();
+    assert_eq!(folder.names(), [""; 0]);
+    let path = write(&folder.path("m.gguf"), Split::None).remove(0);
+    assert_eq!(gguf.file_bytes(), std::fs::metadata(&path).unwrap().len());
+    let part = write(&folder.path("m.gguf"), Split::Parts(2)).remove(0);
+    let bytes = std::fs::read(&part).unwrap();
+    let bytes = Bytes::make(bytes.len() as u64, &part, |b| {
+        b.copy_from_slice(&bytes);
+        Ok(())
+    });
+    let error = Gguf::from_bytes(bytes.unwrap(), &part, &OpenOptions::default()).unwrap_err();
+    assert_eq!((error.class, error.at.as_str()), (Class::BadFile, "key split.count"));
 }
 
 #[test]

@@ -45,9 +45,9 @@ pub struct Gguf {
 #[derive(Debug)]
 struct Part {
     bytes: Bytes,
-    fingerprint: Fingerprint,
+    /// Of a mapped file.
+    fingerprint: Option<Fingerprint>,
     len: u64,
-    mapped: bool,
 }
 
 /// What is known of a tensor; its place was checked against the file when it was opened.
@@ -166,10 +166,25 @@ impl Gguf {
                 .in_file(given)
                 .at(format!("tensor {}", shown(twice))));
         }
-        let by_key = sorted_by(&entries, |(key, _)| key);
-        let by_name = sorted_by(&all.tensors, |t| &t.name);
-        let Assembly { parts, tensors, unsupported } = all;
-        Ok(Self { path, version, alignment, entries, by_key, parts, tensors, by_name, unsupported })
+        Ok(all.into_gguf(path, version, alignment, entries))
+    }
+
+    /// Opens a whole GGUF file that is in memory; `path` is the name for messages.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and [`Class::BadFile`](crate::Class::BadFile) for a part of a split model.
+    pub fn from_bytes(bytes: Bytes, path: &Path, options: &OpenOptions) -> Result<Self> {
+        let len = bytes.len() as u64;
+        let front = read_front(&bytes[..], len, path)?;
+        if SplitHeader::of(&front).map_err(|e| e.in_file(path))?.count > 1 {
+            return Err(Error::bad_file("this is only a part of a split model")
+                .in_file(path)
+                .at("key split.count"));
+        }
+        let (version, alignment) = (front.version, front.alignment);
+        let mut all = Assembly::default();
+        let entries = all.add(front, Part { bytes, fingerprint: None, len }, path, options)?;
+        Ok(all.into_gguf(path.to_path_buf(), version, alignment, entries))
     }
 
     /// The file, or the first part of a split model.
@@ -243,7 +258,7 @@ impl Gguf {
     /// # Errors
     /// [`Class::Changed`](crate::Class::Changed), naming the file.
     pub fn check_unchanged(&self) -> Result<()> {
-        self.parts.iter().filter(|part| part.mapped).try_for_each(|part| part.fingerprint.check())
+        self.parts.iter().filter_map(|part| part.fingerprint.as_ref()).try_for_each(Fingerprint::check)
     }
 
     /// Asks the system to read all weights ahead of their use.
@@ -288,9 +303,9 @@ fn open_part(path: &Path, options: &OpenOptions) -> Result<(Front, Part)> {
     let front = read_front(&file, len, path)?;
     let bytes = if options.mmap { Bytes::map(&file, len, path) } else { Bytes::read(&file, len, path) }?;
     let fingerprint = Fingerprint::new(path, &meta);
-    // What was read must be what is mapped.
+    // What was parsed must be what is mapped or was read.
     fingerprint.check()?;
-    Ok((front, Part { bytes, fingerprint, len, mapped: options.mmap }))
+    Ok((front, Part { bytes, fingerprint: options.mmap.then_some(fingerprint), len }))
 }
 
 /// The parts opened so far.
@@ -340,6 +355,13 @@ impl Assembly {
         }
         self.parts.push(part);
         Ok(front.entries)
+    }
+
+    fn into_gguf(self, path: PathBuf, version: u32, alignment: u64, entries: Vec<(String, Value)>) -> Gguf {
+        let by_key = sorted_by(&entries, |(key, _)| key);
+        let by_name = sorted_by(&self.tensors, |t| &t.name);
+        let Self { parts, tensors, unsupported } = self;
+        Gguf { path, version, alignment, entries, by_key, parts, tensors, by_name, unsupported }
     }
 }
 

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use lapwing_kernels::TensorType;
 
 use super::layout::{DEFAULT_ALIGNMENT, MAX_DIMS, align_up, packing, tensor_bytes};
+use super::open::{Gguf, OpenOptions};
 use super::read::{first_duplicate, shown};
 use super::split;
 use super::value::{Array, Value};
 use crate::error::{Class, Error, Result};
-use crate::os::NewFile;
+use crate::os::{Bytes, NewFile};
 
 /// Longest tensor name that is written, in bytes: the specification allows 64, other programs read 63.
 const MAX_NAME: usize = 63;
@@ -145,6 +146,32 @@ impl Writer {
         stream.next_part()?;
         stream.next_tensor()?;
         Ok(stream)
+    }
+
+    /// Makes the model in memory, as one file, instead of writing it. `fill` gets the data of all tensors, zeros,
+    /// in the order in which they were announced.
+    ///
+    /// # Errors
+    /// [`Class::Memory`] when there is not enough, and what `fill` and [`Gguf::from_bytes`] give.
+    pub fn in_memory(self, fill: impl FnOnce(Vec<&mut [u8]>) -> Result<()>) -> Result<Gguf> {
+        let front = front(&self.entries, &self.tensors);
+        let padded = |t: &Entry| align_up(t.bytes, DEFAULT_ALIGNMENT);
+        let len = self.tensors.iter().try_fold(front.len() as u64, |sum, t| sum.checked_add(padded(t)?));
+        let len =
+            len.ok_or_else(|| Error::new(Class::Memory, "the model is too large").in_file(&self.path))?;
+        let bytes = Bytes::make(len, &self.path, |bytes| {
+            let (head, mut rest) = bytes.split_at_mut(front.len());
+            head.copy_from_slice(&front);
+            let mut data = Vec::with_capacity(self.tensors.len());
+            for t in &self.tensors {
+                // The whole length was made of these sizes.
+                let (this, after) = rest.split_at_mut(t.bytes.next_multiple_of(DEFAULT_ALIGNMENT) as usize);
+                data.push(&mut this[..t.bytes as usize]);
+                rest = after;
+            }
+            fill(data)
+        })?;
+        Gguf::from_bytes(bytes, &self.path, &OpenOptions::default())
     }
 
     /// Number of tensors of each part.

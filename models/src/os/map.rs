@@ -49,25 +49,40 @@ impl Bytes {
     /// # Errors
     /// [`Class::Memory`] when there is not enough, [`Class::Changed`] when the file has become shorter.
     pub fn read(mut file: &File, len: u64, path: &Path) -> Result<Self> {
+        Self::make(len, path, |bytes| {
+            file.rewind().and_then(|()| file.read_exact(bytes)).map_err(|e| match e.kind() {
+                std::io::ErrorKind::UnexpectedEof => {
+                    Error::new(Class::Changed, "the file became shorter while it was read").in_file(path)
+                }
+                _ => Error::io("read", path, &e),
+            })
+        })
+        .map_err(|e| match e.class {
+            Class::Memory => e.advice("map it instead (without --no-mmap)"),
+            _ => e,
+        })
+    }
+
+    /// `len` bytes of memory that `fill` writes, for what is to be used as if it were the file `path`. The bytes
+    /// are zeros before.
+    ///
+    /// # Errors
+    /// [`Class::Memory`] when there is not enough, and what `fill` gives.
+    pub fn make(len: u64, path: &Path, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Self> {
         if len == 0 {
+            fill(&mut [])?;
             return Ok(Self { _guard: None, map: None });
         }
         let none = |free: String| {
-            Error::new(Class::Memory, "not enough memory to read the file")
+            Error::new(Class::Memory, "not enough memory for all of the model")
                 .in_file(path)
                 .expected_got(format!("{len} bytes free"), free)
-                .advice("map it instead (without --no-mmap)")
         };
         if let Some(free) = super::available_memory().filter(|&free| free < len) {
             return Err(none(free.to_string()));
         }
         let mut bytes = MmapMut::map_anon(to_usize(len, path)?).map_err(|e| none(e.to_string()))?;
-        file.rewind().and_then(|()| file.read_exact(&mut bytes)).map_err(|e| match e.kind() {
-            std::io::ErrorKind::UnexpectedEof => {
-                Error::new(Class::Changed, "the file became shorter while it was read").in_file(path)
-            }
-            _ => Error::io("read", path, &e),
-        })?;
+        fill(&mut bytes)?;
         let map = bytes.make_read_only().map_err(|e| Error::io("protect the memory of", path, &e))?;
         Ok(Self { _guard: None, map: Some(map) })
     }

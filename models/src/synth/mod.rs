@@ -138,7 +138,8 @@ impl Random {
             state ^= z ^ (z >> 31);
             state
         };
-        (mix(tensor), mix(row));
+        mix(tensor);
+        mix(row);
         Self([mix(0), mix(0), mix(0), mix(0) | 1])
     }
 
