@@ -118,10 +118,7 @@ pub fn linear(team: &Team, acts: &Acts, x: &[f32], products: &mut [Product]) {
     }
     let jobs: Vec<Job> = products
         .iter_mut()
-        .map(|p| Job {
-            w: p.w,
-            out: Out { out: SharedMut::new(p.out), stride: p.out_stride, bias: p.bias, add: p.add },
-        })
+        .map(|p| Job { w: p.w, out: Out::new(p.out, p.out_stride, p.bias, p.add) })
         .collect();
     team.run(|mut worker| {
         let units: usize = jobs.iter().map(Job::units).sum();
@@ -172,7 +169,12 @@ pub(crate) struct Out<'a> {
     add: bool,
 }
 
-impl Out<'_> {
+impl<'a> Out<'a> {
+    /// Output of a [`Product`].
+    pub fn new(out: &'a mut [f32], stride: usize, bias: Option<&'a [f32]>, add: bool) -> Self {
+        Out { out: SharedMut::new(out), stride, bias, add }
+    }
+
     /// Finishes the values of consecutive rows from `row` of token `t`: adds bias and residual and stores.
     ///
     /// # Safety

@@ -32,7 +32,7 @@ pub(crate) fn matvec(
     with_quantised!(w.ty(), Q => isa.dispatch(Rows::<Q>::new(w, rows, acts, t, out, scratch)), else => todo!("{}", w.ty()));
 }
 
-struct Rows<'a, Q> {
+pub(crate) struct Rows<'a, Q> {
     /// [rows][cols / BLOCK_LEN]
     blocks: &'a [Q],
     row_blocks: usize,
@@ -44,7 +44,7 @@ struct Rows<'a, Q> {
 }
 
 impl<'a, Q: Quantised> Rows<'a, Q> {
-    fn new(
+    pub fn new(
         w: &Matrix<'a>,
         rows: Range<usize>,
         acts: Row<'a>,

@@ -32,7 +32,7 @@ pub(crate) fn matmul(
 }
 
 /// The products of `rows` of `w` with all tokens of `acts`. `rows` starts at a multiple of the panel's rows.
-struct Panels<'a, Q> {
+pub(crate) struct Panels<'a, Q> {
     w: &'a Matrix<'a>,
     rows: Range<usize>,
     acts: &'a Acts,
@@ -42,7 +42,7 @@ struct Panels<'a, Q> {
 }
 
 impl<'a, Q: Quantised> Panels<'a, Q> {
-    fn new(
+    pub fn new(
         w: &'a Matrix<'a>,
         rows: Range<usize>,
         acts: &'a Acts,
@@ -315,18 +315,12 @@ unsafe fn block<S: Simd, const T: usize, const LEVEL: usize, const SCALES: usize
 ) -> [S::PF; T] {
     // SAFETY: all reads are within the blocks that the caller gives.
     unsafe {
-        let steps = 8 / SCALES;
         let factor = |i: usize| simd.pf_load(panel.add(S::ROWS * (32 + 4 * i)).cast());
         let act = |i: usize, t: usize| simd.pf_splat(acts.add((8 + i) * T + t).cast::<f32>().read());
-        let isum = |h: usize| {
-            let start = from_fn(|t| simd.p_splat(init.add(h * T + t).read()));
-            let (w, a) = (panel.add(h * 16 * S::ROWS), acts.add(h * 4 * T));
-            simd.p_dots::<T, LEVEL>(start, w, a, steps)
-        };
-        let (sum, d) = (isum(0), factor(0));
+        let (sum, d) = (half::<S, T, LEVEL, SCALES>(simd, 0, panel, acts, init), factor(0));
         let mut value: [S::PF; T] = from_fn(|t| simd.pf_mul(simd.p_float(sum[t]), d));
         if SCALES == 2 {
-            let (sum, d) = (isum(1), factor(1));
+            let (sum, d) = (half::<S, T, LEVEL, SCALES>(simd, 1, panel, acts, init), factor(1));
             value = from_fn(|t| simd.pf_fma(simd.p_float(sum[t]), d, value[t]));
         }
         acc = from_fn(|t| simd.pf_fma(value[t], act(0, t), acc[t]));
@@ -340,5 +334,24 @@ unsafe fn block<S: Simd, const T: usize, const LEVEL: usize, const SCALES: usize
             acc = from_fn(|t| simd.pf_fma(m, act(2, t), acc[t]));
         }
         acc
+    }
+}
+
+/// The integer sums of part `h` of a block: all of it, or one half with two scales.
+///
+/// # Safety
+/// As for [`block`].
+#[inline(always)]
+unsafe fn half<S: Simd, const T: usize, const LEVEL: usize, const SCALES: usize>(
+    simd: S,
+    h: usize,
+    panel: *const u8,
+    acts: *const i32,
+    init: *const i32,
+) -> [S::P; T] {
+    // SAFETY: part `h` lies within the blocks that the caller gives.
+    unsafe {
+        let start = from_fn(|t| simd.p_splat(init.add(h * T + t).read()));
+        simd.p_dots::<T, LEVEL>(start, panel.add(h * 16 * S::ROWS), acts.add(h * 4 * T), 8 / SCALES)
     }
 }
