@@ -25,13 +25,13 @@ pub fn gated(team: &Team, act: Activation, gate: &[f32], up: &[f32], out: &mut [
     assert!(gate.len() == out.len() && up.len() == out.len(), "gate, up and output have one length");
     in_parts(team, out, |first, out| {
         let (gate, up) = (&gate[first..][..out.len()], &up[first..][..out.len()]);
-        team.isa().dispatch(Gated { act, gate, up, out });
+        team.isa().dispatch_floats(Gated { act, gate, up, out });
     });
 }
 
 /// x = cap · tanh(x / cap), within 5 ulp.
 pub fn soft_cap(team: &Team, x: &mut [f32], cap: f32) {
-    in_parts(team, x, |_, x| team.isa().dispatch(SoftCap { x, cap }));
+    in_parts(team, x, |_, x| team.isa().dispatch_floats(SoftCap { x, cap }));
 }
 
 /// x += y.

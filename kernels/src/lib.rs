@@ -11,6 +11,7 @@ pub mod isa;
 pub mod kv;
 pub mod linear;
 mod linear_float;
+pub mod low_rank;
 mod math;
 mod matvec;
 pub mod norm;

@@ -1,11 +1,14 @@
 //! Matrix products of quantised or float weights with activations.
 use crate::acts::{Acts, MATVEC_TOKENS};
 use crate::format::TensorType;
+use crate::isa::Isa;
 use crate::linear_float::float_rows;
+use crate::low_rank::{Apply, LowRank};
 use crate::matvec::matvec;
 use crate::panel::matmul;
-use crate::team::{SharedMut, Team, Worker};
+use crate::team::{Scratch, SharedMut, Team, Worker};
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A weight matrix where it lies, for example in a mapped file: `rows` rows of `cols` values, each row
 /// `ty.row_bytes(cols)` bytes. y = W·x has `rows` values.
@@ -91,6 +94,8 @@ pub struct Product<'a> {
     pub out_stride: usize,
     /// Add to `out` (a residual) in place of overwriting it.
     pub add: bool,
+    /// Low-rank deltas on the weights, in the order in which they are summed.
+    pub low_rank: &'a [LowRank<'a>],
 }
 
 /// Rows are handed to the threads in units of this many, so that no two threads write one cache line of
@@ -111,33 +116,138 @@ pub fn linear(team: &Team, acts: &Acts, x: &[f32], products: &mut [Product]) {
     for p in &*products {
         assert_eq!(p.w.cols, acts.cols(), "columns of weights and activations");
         assert!(p.bias.is_none_or(|b| b.len() == p.w.rows), "one bias per row");
+        for d in p.low_rank {
+            let fits = d.first_row.is_multiple_of(UNIT) && d.first_row + p.w.rows <= d.factors.rows();
+            assert!(fits && d.factors.cols() == p.w.cols, "a delta has the shape of its weights");
+            assert!(d.gain.is_none_or(|g| g.len() == d.factors.rows()), "one gain per row");
+        }
         assert!(p.out_stride >= p.w.rows && (n == 0 || p.out.len() >= (n - 1) * p.out_stride + p.w.rows));
     }
     if n == 0 {
         return;
     }
+    let ranks: usize = products.iter().flat_map(|p| p.low_rank).map(|d| d.factors.rank()).sum();
+    let mut t = vec![0.0; n * ranks];
+    let deltas = Deltas::new(products, &mut t, n);
     let jobs: Vec<Job> = products
         .iter_mut()
-        .map(|p| Job { w: p.w, out: Out::new(p.out, p.out_stride, p.bias, p.add) })
+        .map(|p| Job { w: p.w, low_rank: p.low_rank, out: Out::new(p.out, p.out_stride, p.bias, p.add) })
         .collect();
     team.run(|mut worker| {
+        let input = Input { isa: team.isa(), acts, x };
+        deltas.multiply(input, &mut worker);
         let units: usize = jobs.iter().map(Job::units).sum();
         let mine = worker.share(units);
-        let mut first = 0;
+        let (mut first, mut first_delta) = (0, 0);
         for job in &jobs {
             let part = mine.start.max(first)..mine.end.min(first + job.units());
             if part.start < part.end {
                 let rows = (part.start - first) * UNIT..((part.end - first) * UNIT).min(job.w.rows);
-                job.run(team, acts, x, rows, &mut worker);
+                job.run(input, rows, &deltas, first_delta, &mut worker);
             }
             first += job.units();
+            first_delta += job.low_rank.len();
         }
     });
 }
 
+/// What all products of a call share.
+#[derive(Clone, Copy)]
+struct Input<'a> {
+    isa: Isa,
+    acts: &'a Acts,
+    x: &'a [f32],
+}
+
+impl Input<'_> {
+    /// Computes the rows `rows` of `w` for all tokens.
+    fn multiply(self, w: &Matrix, rows: Range<usize>, out: &Out, scratch: &mut Scratch) {
+        let Input { isa, acts, x } = self;
+        if !w.ty.is_quantised() {
+            return float_rows(isa, w, rows, x, out, scratch);
+        }
+        if acts.tokens() > MATVEC_TOKENS {
+            return matmul(isa, w, rows, acts, out, scratch);
+        }
+        for t in 0..acts.tokens() {
+            matvec(isa, w, rows.clone(), acts.row(t), t, out, scratch);
+        }
+    }
+}
+
+/// The products t = s·A·x of all deltas, which the threads compute before the rows that need them. There is
+/// no barrier: a thread waits, if at all, when its first rows are done.
+struct Deltas<'a> {
+    /// A of every delta, in the order of the products, and its t, [tokens][rank].
+    jobs: Vec<(Matrix<'a>, Out<'a>)>,
+    /// Threads that have done their part.
+    done: AtomicUsize,
+}
+
+impl<'a> Deltas<'a> {
+    fn new(products: &[Product<'a>], t: &'a mut [f32], n: usize) -> Self {
+        let (mut jobs, mut rest) = (Vec::new(), t);
+        for delta in products.iter().flat_map(|p| p.low_rank) {
+            let rank = delta.factors.rank();
+            let (part, others) = rest.split_at_mut(n * rank);
+            rest = others;
+            let (out, factor) = (SharedMut::new(part), delta.scale);
+            jobs.push((
+                delta.factors.a(),
+                Out { first_row: 0, out, stride: rank, bias: None, add: false, factor },
+            ));
+        }
+        Self { jobs, done: AtomicUsize::new(0) }
+    }
+
+    /// This thread's part of all t.
+    fn multiply(&self, input: Input<'_>, worker: &mut Worker) {
+        if self.jobs.is_empty() {
+            return;
+        }
+        // Told also when this thread panics, or the others would wait for ever.
+        let _done = Told(&self.done);
+        // Panels start at multiples of `UNIT`; a matrix times one token is cut finer, to share one delta.
+        let unit = if input.acts.tokens() > MATVEC_TOKENS { UNIT } else { 4 };
+        let units: usize = self.jobs.iter().map(|(a, _)| a.rows.div_ceil(unit)).sum();
+        let mine = worker.share(units);
+        let mut first = 0;
+        for (a, out) in &self.jobs {
+            let count = a.rows.div_ceil(unit);
+            let part = mine.start.max(first)..mine.end.min(first + count);
+            if part.start < part.end {
+                let rows = (part.start - first) * unit..((part.end - first) * unit).min(a.rows);
+                input.multiply(a, rows, out, worker.scratch);
+            }
+            first += count;
+        }
+    }
+
+    /// t of delta `i`, [tokens][rank], once every thread has done its part.
+    fn t(&self, i: usize, threads: usize) -> &[f32] {
+        while self.done.load(Ordering::Acquire) < threads {
+            std::hint::spin_loop();
+        }
+        // SAFETY: all writes came before the counts that were acquired, and none come after.
+        unsafe { self.jobs[i].1.out.all() }
+    }
+}
+
+struct Told<'a>(&'a AtomicUsize);
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// Values of a tile whose rows are finished together: 256 KiB, a part of the L2 cache.
+const TILE: usize = 1 << 16;
+
 /// A product while threads share it.
 struct Job<'a> {
     w: Matrix<'a>,
+    low_rank: &'a [LowRank<'a>],
     out: Out<'a>,
 }
 
@@ -146,33 +256,65 @@ impl Job<'_> {
         self.w.rows.div_ceil(UNIT)
     }
 
-    /// Computes the rows `rows` for all tokens.
-    fn run(&self, team: &Team, acts: &Acts, x: &[f32], rows: Range<usize>, worker: &mut Worker) {
-        let (isa, scratch) = (team.isa(), &mut *worker.scratch);
-        if !self.w.ty.is_quantised() {
-            return float_rows(isa, &self.w, rows, x, &self.out, scratch);
+    /// Computes the rows `rows` for all tokens; the deltas of this product are those from `first_delta` on.
+    fn run(
+        &self,
+        input: Input<'_>,
+        rows: Range<usize>,
+        deltas: &Deltas,
+        first_delta: usize,
+        worker: &mut Worker,
+    ) {
+        if self.low_rank.is_empty() {
+            return input.multiply(&self.w, rows, &self.out, worker.scratch);
         }
-        if acts.tokens() > MATVEC_TOKENS {
-            return matmul(isa, &self.w, rows, acts, &self.out, scratch);
-        }
-        for t in 0..acts.tokens() {
-            matvec(isa, &self.w, rows.clone(), acts.row(t), t, &self.out, scratch);
+        let n = input.acts.tokens();
+        let step = (TILE / n / UNIT * UNIT).clamp(UNIT, 8 * UNIT);
+        let mut row = rows.start;
+        while row < rows.end {
+            let count = step.min(rows.end - row);
+            let stride = count.next_multiple_of(16);
+            let tile = worker.tile.get::<f32>(n * stride);
+            let shared = SharedMut::new(tile);
+            let out = Out { first_row: row, out: shared, stride, bias: None, add: false, factor: 1.0 };
+            input.multiply(&self.w, row..row + count, &out, worker.scratch);
+            for (i, &delta) in self.low_rank.iter().enumerate() {
+                let (t, t_stride) = (deltas.t(first_delta + i, worker.count), delta.factors.rank());
+                input.isa.dispatch_floats(Apply {
+                    delta,
+                    t,
+                    t_stride,
+                    row,
+                    rows: count,
+                    tile: &mut *tile,
+                    stride,
+                });
+            }
+            for (t, y) in tile.chunks_exact(stride).enumerate() {
+                // SAFETY: this thread owns the rows it was given.
+                unsafe { self.out.put(t, row, &y[..count]) };
+            }
+            row += count;
         }
     }
 }
 
 /// Where a product goes. Threads write the rows they own.
 pub(crate) struct Out<'a> {
+    /// Row of the product that `out` begins with.
+    first_row: usize,
     out: SharedMut<'a, f32>,
     stride: usize,
     bias: Option<&'a [f32]>,
     add: bool,
+    /// On every value, before bias and residual.
+    factor: f32,
 }
 
 impl<'a> Out<'a> {
     /// Output of a [`Product`].
     pub fn new(out: &'a mut [f32], stride: usize, bias: Option<&'a [f32]>, add: bool) -> Self {
-        Out { out: SharedMut::new(out), stride, bias, add }
+        Out { first_row: 0, out: SharedMut::new(out), stride, bias, add, factor: 1.0 }
     }
 
     /// Finishes the values of consecutive rows from `row` of token `t`: adds bias and residual and stores.
@@ -181,10 +323,11 @@ impl<'a> Out<'a> {
     /// The calling thread owns these rows of the product.
     #[inline(always)]
     pub unsafe fn put(&self, t: usize, row: usize, y: &[f32]) {
-        let at = t * self.stride + row;
+        let at = t * self.stride + row - self.first_row;
         // SAFETY: rows have one owner each.
         let out = unsafe { self.out.slice(at..at + y.len()) };
         for (i, (out, &y)) in out.iter_mut().zip(y).enumerate() {
+            let y = self.factor * y;
             let y = match self.bias {
                 Some(bias) => y + bias[row + i],
                 None => y,

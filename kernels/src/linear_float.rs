@@ -69,9 +69,9 @@ pub(crate) fn float_rows(
     scratch: &mut Scratch,
 ) {
     match w.ty() {
-        TensorType::F32 => isa.dispatch(Rows::<F32> { w, rows, x, out, scratch, of: PhantomData }),
-        TensorType::F16 => isa.dispatch(Rows::<F16> { w, rows, x, out, scratch, of: PhantomData }),
-        TensorType::Bf16 => isa.dispatch(Rows::<Bf16> { w, rows, x, out, scratch, of: PhantomData }),
+        TensorType::F32 => isa.dispatch_floats(Rows::<F32> { w, rows, x, out, scratch, of: PhantomData }),
+        TensorType::F16 => isa.dispatch_floats(Rows::<F16> { w, rows, x, out, scratch, of: PhantomData }),
+        TensorType::Bf16 => isa.dispatch_floats(Rows::<Bf16> { w, rows, x, out, scratch, of: PhantomData }),
         ty => panic!("{ty} is not a float type"),
     }
 }
@@ -95,10 +95,12 @@ impl<W: Weight> Op for Rows<'_, W> {
         }
         if self.x.len() == self.w.cols() {
             self.one_token(s);
-        } else if S::ACCUMULATORS >= 24 {
+        } else if const { S::ACCUMULATORS >= 24 } {
             self.tokens::<S, 4, 6>(s);
-        } else {
+        } else if const { S::ACCUMULATORS >= 6 } {
             self.tokens::<S, 2, 3>(s);
+        } else {
+            self.tokens::<S, 1, 1>(s);
         }
     }
 }
@@ -132,17 +134,15 @@ impl<W: Weight> Rows<'_, W> {
         let chains = self.scratch.get::<f32>(BLOCK_ROWS * T * 16).as_chunks_mut::<16>().0;
         for first in self.rows.clone().step_by(BLOCK_ROWS) {
             let rows = first..self.rows.end.min(first + BLOCK_ROWS);
-            for (group, x) in self.x.chunks(T * cols).enumerate() {
-                let mut tile =
-                    Tile { w: self.w, rows: rows.clone(), x, token: group * T, chains, out: self.out };
-                match x.len() / cols {
-                    n if n == T => tile.run::<S, W, R, T>(s),
+            let (n, mut token) = (self.x.len() / cols, 0);
+            while token < n {
+                let x = &self.x[token * cols..];
+                let mut tile = Tile { w: self.w, rows: rows.clone(), x, token, chains, out: self.out };
+                token += match n - token {
+                    left if left >= T => tile.run::<S, W, R, T>(s),
                     1 => tile.run::<S, W, R, 1>(s),
-                    2 => tile.run::<S, W, R, 2>(s),
-                    3 => tile.run::<S, W, R, 3>(s),
-                    4 => tile.run::<S, W, R, 4>(s),
-                    _ => tile.run::<S, W, R, 5>(s),
-                }
+                    _ => tile.run::<S, W, R, 2>(s),
+                };
             }
         }
     }
@@ -152,7 +152,7 @@ impl<W: Weight> Rows<'_, W> {
 struct Tile<'a> {
     w: &'a Matrix<'a>,
     rows: Range<usize>,
-    /// `[T][cols]`
+    /// `[T or more][cols]`
     x: &'a [f32],
     /// Index of the first token.
     token: usize,
@@ -162,8 +162,9 @@ struct Tile<'a> {
 }
 
 impl Tile<'_> {
+    /// Computes the products with T tokens and returns T.
     #[inline(always)]
-    fn run<S: Simd, W: Weight, const R: usize, const T: usize>(&mut self, s: S) {
+    fn run<S: Simd, W: Weight, const R: usize, const T: usize>(&mut self, s: S) -> usize {
         let cols = self.w.cols();
         self.chains[..self.rows.len() * T].fill([0.0; 16]);
         let slice = SLICE * 16;
@@ -186,6 +187,7 @@ impl Tile<'_> {
                 unsafe { self.out.put(self.token + t, row, &[y]) };
             }
         }
+        T
     }
 
     /// Continues the chains of R rows from `row` on over the columns `k`.
@@ -256,7 +258,12 @@ mod tests {
         acts.set(team, x, n, w.cols());
         let mut out = vec![f32::NAN; n * w.rows()];
         let out_stride = w.rows();
-        linear(team, &acts, x, &mut [Product { w, bias: None, out: &mut out, out_stride, add: false }]);
+        linear(
+            team,
+            &acts,
+            x,
+            &mut [Product { w, bias: None, out: &mut out, out_stride, add: false, low_rank: &[] }],
+        );
         out
     }
 

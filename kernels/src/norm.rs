@@ -21,7 +21,7 @@ pub fn rms_norm(team: &Team, x: &[f32], cols: usize, weight: Option<&[f32]>, eps
     let n = x.len() / cols;
     let rows = |first: usize, out: &mut [f32]| {
         let x = &x[first * cols..][..out.len()];
-        team.isa().dispatch(Rows { x, cols, weight, eps, out });
+        team.isa().dispatch_floats(Rows { x, cols, weight, eps, out });
     };
     if x.len() < ALONE {
         return rows(0, out);
@@ -54,7 +54,7 @@ pub fn rms_norm_heads(
     assert!(x.len().is_multiple_of(stride), "{} values in rows of {stride}", x.len());
     check_weight(weight, dim);
     let n = x.len() / stride;
-    let rows = |x: &mut [f32]| team.isa().dispatch(Heads { x, heads, dim, stride, weight, eps });
+    let rows = |x: &mut [f32]| team.isa().dispatch_floats(Heads { x, heads, dim, stride, weight, eps });
     if n * heads * dim < ALONE {
         return rows(x);
     }

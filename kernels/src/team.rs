@@ -52,6 +52,8 @@ pub(crate) struct Worker<'a> {
     pub count: usize,
     /// Memory of this thread, kept between jobs; contents are left over from earlier ones.
     pub scratch: &'a mut Scratch,
+    /// More of the same, for results that still change before they leave this thread.
+    pub tile: &'a mut Scratch,
 }
 
 impl Worker<'_> {
@@ -86,7 +88,7 @@ struct Shared {
 struct Seat {
     asleep: AtomicBool,
     thread: Mutex<Option<Thread>>,
-    scratch: UnsafeCell<Scratch>,
+    scratch: UnsafeCell<[Scratch; 2]>,
 }
 
 // SAFETY: `scratch` is used only by the thread that runs this seat's index, within a job; jobs do not overlap,
@@ -136,7 +138,7 @@ impl Team {
             .map(|_| Seat {
                 asleep: AtomicBool::new(false),
                 thread: Mutex::new(None),
-                scratch: UnsafeCell::new(Scratch::default()),
+                scratch: UnsafeCell::default(),
             })
             .collect();
         let shared = Shared {
@@ -184,8 +186,8 @@ impl Team {
         let part = |index: usize| {
             let _inside = Inside::enter();
             // SAFETY: only one thread runs index `index` of a job, and jobs do not overlap.
-            let scratch = unsafe { &mut *shared.seats[index].scratch.get() };
-            job(Worker { index, count, scratch });
+            let [scratch, tile] = unsafe { &mut *shared.seats[index].scratch.get() };
+            job(Worker { index, count, scratch, tile });
         };
         self.scope(|| {
             if self.pool.is_none() {
@@ -390,6 +392,15 @@ impl<'a, T> SharedMut<'a, T> {
         assert!(range.start <= range.end && range.end <= self.len, "part out of bounds");
         // SAFETY: in bounds of the borrowed slice; the caller promises that no other reference overlaps.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(range.start), range.end - range.start) }
+    }
+
+    /// All of it, to read.
+    ///
+    /// # Safety
+    /// Nobody writes to any part while the result lives, and all writes happened before.
+    pub unsafe fn all(&self) -> &[T] {
+        // SAFETY: the borrowed slice; the caller promises that no mutable reference overlaps.
+        unsafe { std::slice::from_raw_parts(self.data, self.len) }
     }
 }
 

@@ -371,7 +371,14 @@ fn feed_forward(
 
 /// One product of all tokens held in the activations, `out` being `[n][rows]`.
 fn product<'a>(model: &'a Model, weights: &'a Linear, out: &'a mut [f32], add: bool) -> Product<'a> {
-    Product { w: model.matrix(weights), bias: weights.bias(), out, out_stride: weights.rows(), add }
+    Product {
+        w: model.matrix(weights),
+        bias: weights.bias(),
+        out,
+        out_stride: weights.rows(),
+        add,
+        low_rank: &[],
+    }
 }
 
 /// Whether no value is infinite or NaN: their exponents are all ones. Branch-free, so that it runs in vectors.

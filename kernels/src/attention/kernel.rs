@@ -67,10 +67,9 @@ impl<E: Load> Block<'_, E> {
         let mut p = [[0f32; BLOCK]; R];
         let q = q.as_chunks::<R>().0;
         let k = self.k.as_chunks::<16>().0.as_chunks::<VECTORS>().0;
-        let per_row = S::ACCUMULATORS / R;
-        if per_row >= 4 {
+        if const { S::ACCUMULATORS / R >= 4 } {
             scores::<S, E, R, 4>(s, q, k, 0, &mut p);
-        } else if per_row >= 2 {
+        } else if const { S::ACCUMULATORS / R >= 2 } {
             (0..2).for_each(|i| scores::<S, E, R, 2>(s, q, k, 2 * i, &mut p));
         } else {
             (0..4).for_each(|i| scores::<S, E, R, 1>(s, q, k, i, &mut p));
@@ -102,19 +101,19 @@ impl<E: Load> Block<'_, E> {
         let last = seen.iter().map(|seen| seen.end).max().unwrap_or(0).min(BLOCK);
         let columns = self.v_stride / 16;
         let mut column = 0;
-        if per_row >= 8 {
+        if const { S::ACCUMULATORS / R >= 8 } {
             while column + 8 <= columns {
                 self.weigh::<S, R, 8>(s, &p, &shrink, first..last, column, rows.acc);
                 column += 8;
             }
         }
-        if per_row >= 4 {
+        if const { S::ACCUMULATORS / R >= 4 } {
             while column + 4 <= columns {
                 self.weigh::<S, R, 4>(s, &p, &shrink, first..last, column, rows.acc);
                 column += 4;
             }
         }
-        if per_row >= 2 {
+        if const { S::ACCUMULATORS / R >= 2 } {
             while column + 2 <= columns {
                 self.weigh::<S, R, 2>(s, &p, &shrink, first..last, column, rows.acc);
                 column += 2;

@@ -83,7 +83,14 @@ fn run<E: Load>(team: &Team, job: &Job<'_>, out: &mut [f32]) {
     let out = SharedMut::new(out);
     let scratch_size = job.scratch_size();
     let tiles = |scratch: &mut [f32]| {
-        team.isa().dispatch(Tiles::<E> { job, tiles, next: &next, scratch, out: &out, of: PhantomData });
+        team.isa().dispatch_floats(Tiles::<E> {
+            job,
+            tiles,
+            next: &next,
+            scratch,
+            out: &out,
+            of: PhantomData,
+        });
     };
     let even = units.is_multiple_of(team.threads()) || units >= EVEN_ENOUGH * team.threads();
     if job.multiply_adds() < ALONE {
@@ -103,9 +110,16 @@ fn run<E: Load>(team: &Team, job: &Job<'_>, out: &mut [f32]) {
             team.run(|worker| {
                 let (scratch, chunks) = (worker.scratch.get(scratch_size), chunks.clone());
                 let (next, parts) = (&next, &shared);
-                team.isa().dispatch(Chunks::<E> { job, chunks, next, scratch, parts, of: PhantomData });
+                team.isa().dispatch_floats(Chunks::<E> {
+                    job,
+                    chunks,
+                    next,
+                    scratch,
+                    parts,
+                    of: PhantomData,
+                });
             });
-            team.isa().dispatch(Merge { job, chunks: chunks.len(), parts, total, out: &out });
+            team.isa().dispatch_floats(Merge { job, chunks: chunks.len(), parts, total, out: &out });
         });
     }
 }

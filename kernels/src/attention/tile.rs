@@ -139,13 +139,24 @@ impl<'a> Job<'a> {
                 }
                 let q = &q[part.start * self.shape.dim..part.end * self.shape.dim];
                 let state = state.rows(part);
+                // Arms that an instruction set never takes are not compiled for it.
                 match here.len() {
-                    1 => block.attend::<S, 1>(s, q, &self.seen_in(index, here), state),
-                    2 => block.attend::<S, 2>(s, q, &self.seen_in(index, here), state),
-                    3 => block.attend::<S, 3>(s, q, &self.seen_in(index, here), state),
-                    4 => block.attend::<S, 4>(s, q, &self.seen_in(index, here), state),
-                    5 => block.attend::<S, 5>(s, q, &self.seen_in(index, here), state),
-                    _ => block.attend::<S, 6>(s, q, &self.seen_in(index, here), state),
+                    2 if const { rows_at_once::<S>() >= 2 } => {
+                        block.attend::<S, 2>(s, q, &self.seen_in(index, here), state);
+                    }
+                    3 if const { rows_at_once::<S>() >= 3 } => {
+                        block.attend::<S, 3>(s, q, &self.seen_in(index, here), state);
+                    }
+                    4 if const { rows_at_once::<S>() >= 4 } => {
+                        block.attend::<S, 4>(s, q, &self.seen_in(index, here), state);
+                    }
+                    5 if const { rows_at_once::<S>() >= 5 } => {
+                        block.attend::<S, 5>(s, q, &self.seen_in(index, here), state);
+                    }
+                    6 if const { rows_at_once::<S>() >= 6 } => {
+                        block.attend::<S, 6>(s, q, &self.seen_in(index, here), state);
+                    }
+                    _ => block.attend::<S, 1>(s, q, &self.seen_in(index, here), state),
                 }
             }
         }

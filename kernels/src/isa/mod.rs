@@ -21,7 +21,7 @@ use std::fmt;
 use std::str::FromStr;
 
 macro_rules! isas {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal $(, if $cfg:meta)?;)*) => {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal $(, floats of $floats:ident)? $(, if $cfg:meta)?;)*) => {
         /// An instruction set that kernels can run on; it may be unavailable on this machine.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Isa { $($(#[$doc])* $variant,)* }
@@ -53,8 +53,24 @@ macro_rules! isas {
                     _ => unavailable(self),
                 }
             }
+
+            /// [`Isa::dispatch`] for operations on floats alone, which do not differ between instruction sets
+            /// with different dot products: such twins share one copy of the code.
+            #[inline]
+            pub fn dispatch_floats<O: Op>(self, op: O) -> O::Output {
+                match self {
+                    $($(#[cfg($cfg)])? Isa::$variant => match <isas!(@floats $variant $($floats)?)>::new() {
+                        Some(simd) => simd.run(op),
+                        None => unavailable(self),
+                    },)*
+                    #[allow(unreachable_patterns)]
+                    _ => unavailable(self),
+                }
+            }
         }
     };
+    (@floats $variant:ident) => { $variant };
+    (@floats $variant:ident $floats:ident) => { $floats };
 }
 
 isas! {
@@ -63,7 +79,7 @@ isas! {
     /// 256-bit vectors.
     Avx2 = "avx2", if target_arch = "x86_64";
     /// 256-bit vectors with 8-bit dot products.
-    AvxVnni = "avxvnni", if target_arch = "x86_64";
+    AvxVnni = "avxvnni", floats of Avx2, if target_arch = "x86_64";
     /// 512-bit vectors with 8-bit dot products.
     Avx512Vnni = "avx512vnni", if target_arch = "x86_64";
 }

@@ -40,6 +40,7 @@ fn zip<T: Copy, U, const N: usize>(a: [T; N], b: [T; N], f: impl Fn(T, T) -> U) 
 }
 
 impl Floats for Scalar {
+    const ACCUMULATORS: usize = 1;
     type F = [f32; 16];
 
     #[inline(never)]

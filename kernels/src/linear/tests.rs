@@ -95,7 +95,8 @@ impl Case {
         let x = &self.x[tokens.start * self.cols..tokens.end * self.cols];
         acts.set(team, x, n, self.cols);
         let bias = bias.then_some(&self.bias[..]);
-        let product = Product { w: self.matrix(), bias, out: &mut out, out_stride: stride, add };
+        let product =
+            Product { w: self.matrix(), bias, out: &mut out, out_stride: stride, add, low_rank: &[] };
         linear(team, &acts, x, &mut [product]);
         assert!(out.chunks(stride).all(|row| row[self.rows..] == [0.25; 3]), "writes beyond its rows");
         out.chunks(stride).flat_map(|row| row[..self.rows].to_vec()).collect()
@@ -209,7 +210,8 @@ fn several_products_in_one_phase_equal_single_ones() {
             acts.set(&team, &a.x, 5, 256);
             let (mut ya, mut yb) = (vec![0.0; 5 * 70], vec![0.0; 5 * 33]);
             let mut single = (ya.clone(), yb.clone());
-            let product = |w, out, out_stride| Product { w, bias: None, out, out_stride, add: false };
+            let product =
+                |w, out, out_stride| Product { w, bias: None, out, out_stride, add: false, low_rank: &[] };
             linear(&team, &acts, &a.x, &mut [product(a.matrix(), &mut single.0, 70)]);
             linear(&team, &acts, &a.x, &mut [product(b.matrix(), &mut single.1, 33)]);
             let mut both = [product(a.matrix(), &mut ya, 70), product(b.matrix(), &mut yb, 33)];

@@ -41,7 +41,7 @@ pub fn rope(
     assert!(table.n_rot() <= dim, "{} rotated of {dim} dimensions", table.n_rot());
     let n = x.len() / stride;
     let rows = |first: usize, x: &mut [f32]| {
-        team.isa().dispatch(Rotate { x, heads, dim, stride, table, pos0: pos0 + first, kind });
+        team.isa().dispatch_floats(Rotate { x, heads, dim, stride, table, pos0: pos0 + first, kind });
     };
     if n * heads * dim < ALONE {
         return rows(0, x);

@@ -3,10 +3,12 @@
 //! y = Wx + Σᵢ sᵢ·Bᵢ·(Aᵢ·x), always against the frozen W. Source: Hu et al. 2021 (LoRA), Liu et al. 2024
 //! (DoRA), Kalajdzievski 2023 (rsLoRA).
 mod config;
+mod dora;
 mod factor;
 mod gguf;
 mod names;
 mod peft;
+mod stack;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,7 @@ use crate::error::{Class, Error, Result};
 
 pub use factor::Factor;
 pub use names::{is_rotary_projection, module_of_tensor};
+pub use stack::{DEFAULT_FACTORS, Entry, Fitted, Resolved, Stack, StackKey};
 
 /// Which container an adapter was read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

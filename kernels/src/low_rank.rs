@@ -1,0 +1,449 @@
+//! Low-rank additions to matrix products: y = Wx + Σ sᵢ·Bᵢ·(Aᵢ·x), as LoRA adapters make them.
+//!
+//! A is a matrix of few rows and multiplied like any other. B is kept transposed, one row per rank, so
+//! that its product with t = A·x is a chain of scaled rows: it vectorises over outputs, and the chain
+//! order (rank after rank, adapter after adapter) is the same for any number of tokens and threads.
+use crate::format::{EncodeError, TensorType, encode_row};
+use crate::isa::{Op, Simd};
+use crate::linear::Matrix;
+
+/// Outputs are packed in whole blocks of this many.
+const BLOCK: usize = 32;
+/// Tokens that share one load of a row of B: eight accumulators hide the latency of a fused multiply-add.
+const TOKENS: usize = 8;
+
+/// The factors of one delta of rank r on a matrix of `rows` outputs and `cols` inputs, packed.
+#[derive(Clone)]
+pub struct Factors {
+    ty: TensorType,
+    rank: usize,
+    rows: usize,
+    cols: usize,
+    /// A: [rank][cols].
+    a: Vec<u8>,
+    /// B transposed: [rank][rows rounded up to `BLOCK`].
+    b: Vec<u8>,
+}
+
+impl Factors {
+    /// Packs `a` [rank][cols] and `b` [rows][rank] as f32, f16, bf16 or q8_0. A width that q8_0 cannot
+    /// hold falls back to f16.
+    ///
+    /// # Errors
+    /// A type that cannot be written.
+    ///
+    /// # Panics
+    /// When the lengths do not fit the shape.
+    pub fn pack(
+        ty: TensorType,
+        rank: usize,
+        cols: usize,
+        rows: usize,
+        a: &[f32],
+        b: &[f32],
+    ) -> Result<Self, EncodeError> {
+        assert_eq!((a.len(), b.len()), (rank * cols, rows * rank), "factors have the shape that is stated");
+        let ty = if cols.is_multiple_of(ty.block_len()) { ty } else { TensorType::F16 };
+        let padded = rows.next_multiple_of(BLOCK);
+        let encode = |values: &[f32], bytes: &mut Vec<u8>| {
+            let at = bytes.len();
+            bytes.resize(at + values.len() / ty.block_len() * ty.block_bytes(), 0);
+            encode_row(ty, values, &mut bytes[at..])
+        };
+        let (mut packed_a, mut packed_b) = (Vec::new(), Vec::new());
+        let mut row = vec![0.0; padded];
+        for j in 0..rank {
+            encode(&a[j * cols..(j + 1) * cols], &mut packed_a)?;
+            for (to, from) in row.iter_mut().zip(b.chunks_exact(rank)) {
+                *to = from[j];
+            }
+            encode(&row, &mut packed_b)?;
+        }
+        Ok(Self { ty, rank, rows, cols, a: packed_a, b: packed_b })
+    }
+
+    /// Type of the packed values.
+    pub fn ty(&self) -> TensorType {
+        self.ty
+    }
+
+    /// Rank r.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// Outputs.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Inputs.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Bytes of both packed factors.
+    pub fn bytes(&self) -> usize {
+        self.a.len() + self.b.len()
+    }
+
+    /// A as a matrix [rank][cols].
+    pub(crate) fn a(&self) -> Matrix<'_> {
+        Matrix::new(self.ty, self.rank, self.cols, &self.a).expect("packed with this shape")
+    }
+
+    /// Row `j` of B transposed.
+    fn b_row(&self, j: usize) -> &[u8] {
+        let bytes = self.b.len() / self.rank;
+        &self.b[j * bytes..(j + 1) * bytes]
+    }
+}
+
+/// One delta of a stack, as a product sees it.
+#[derive(Clone, Copy)]
+pub struct LowRank<'a> {
+    /// The packed factors.
+    pub factors: &'a Factors,
+    /// Row of the delta that belongs to row 0 of the product: a multiple of 32, not 0 where a file fuses matrices.
+    pub first_row: usize,
+    /// s: the user's scale times the adapter's own.
+    pub scale: f32,
+    /// DoRA: g of each row of the delta; y becomes g ∘ (y + s·B·A·x). Such a delta must come first.
+    pub gain: Option<&'a [f32]>,
+}
+
+/// Adds one delta to a tile of a product.
+pub(crate) struct Apply<'a> {
+    /// The delta.
+    pub delta: LowRank<'a>,
+    /// s·A·x of each token: [tokens][t_stride], the first `rank` of each.
+    pub t: &'a [f32],
+    /// Values from one token's t to the next.
+    pub t_stride: usize,
+    /// First row of the tile in the product, a multiple of 32.
+    pub row: usize,
+    /// Rows of the tile.
+    pub rows: usize,
+    /// The tile: [tokens][stride], `rows` rounded up to 16 of each are used.
+    pub tile: &'a mut [f32],
+    /// Values from one token of the tile to the next.
+    pub stride: usize,
+}
+
+impl Op for Apply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<S: Simd>(self, simd: S) {
+        match self.delta.factors.ty {
+            TensorType::F32 => self.add::<S, F32>(simd),
+            TensorType::F16 => self.add::<S, F16>(simd),
+            TensorType::Bf16 => self.add::<S, Bf16>(simd),
+            TensorType::Q8_0 => self.add::<S, Q8>(simd),
+            other => unreachable!("factors are never packed as {other}"),
+        }
+    }
+}
+
+impl Apply<'_> {
+    #[inline(always)]
+    fn add<S: Simd, P: Packed>(mut self, simd: S) {
+        let tokens = self.tile.len() / self.stride;
+        for at in (0..self.rows).step_by(16) {
+            let mut t = 0;
+            while t + TOKENS <= tokens {
+                self.lanes::<S, P, TOKENS>(simd, t, at);
+                t += TOKENS;
+            }
+            while t < tokens {
+                self.lanes::<S, P, 1>(simd, t, at);
+                t += 1;
+            }
+        }
+    }
+
+    /// Rows `at..at + 16` of the tile, tokens `t..t + N`.
+    #[inline(always)]
+    fn lanes<S: Simd, P: Packed, const N: usize>(&mut self, simd: S, t: usize, at: usize) {
+        let LowRank { factors, first_row, gain, .. } = self.delta;
+        let row = first_row + self.row + at;
+        let place = |i: usize| (t + i) * self.stride + at..(t + i) * self.stride + at + 16;
+        let mut acc: [S::F; N] = std::array::from_fn(|i| simd.load_part(&self.tile[place(i)]));
+        for j in 0..factors.rank {
+            let b = P::load(simd, factors.b_row(j), row);
+            for (i, acc) in acc.iter_mut().enumerate() {
+                *acc = simd.fma(b, simd.splat(self.t[(t + i) * self.t_stride + j]), *acc);
+            }
+        }
+        if let Some(gain) = gain {
+            let g = simd.load_part(&gain[row.min(gain.len())..(row + 16).min(gain.len())]);
+            acc = acc.map(|y| simd.mul(y, g));
+        }
+        for (i, acc) in acc.into_iter().enumerate() {
+            simd.store_part(acc, &mut self.tile[place(i)]);
+        }
+    }
+}
+
+/// How 16 values of a packed row are read.
+trait Packed {
+    /// Values `at..at + 16` of the row `bytes`; `at` is a multiple of 16.
+    fn load<S: Simd>(simd: S, bytes: &[u8], at: usize) -> S::F;
+}
+
+/// The first `N` bytes from `at`.
+#[inline(always)]
+fn array<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
+    bytes[at..].first_chunk().expect("rows are padded to whole blocks")
+}
+
+struct F32;
+impl Packed for F32 {
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, bytes: &[u8], at: usize) -> S::F {
+        simd.load_le(array(bytes, at * 4))
+    }
+}
+
+struct F16;
+impl Packed for F16 {
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, bytes: &[u8], at: usize) -> S::F {
+        simd.load_f16_le(array(bytes, at * 2))
+    }
+}
+
+struct Bf16;
+impl Packed for Bf16 {
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, bytes: &[u8], at: usize) -> S::F {
+        simd.load_bf16_le(array(bytes, at * 2))
+    }
+}
+
+struct Q8;
+impl Packed for Q8 {
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, bytes: &[u8], at: usize) -> S::F {
+        let block: &[u8; 34] = array(bytes, at / BLOCK * 34);
+        let d = half::f16::from_le_bytes([block[0], block[1]]).to_f32();
+        let q: &[u8; 16] = array(block, 2 + at % BLOCK);
+        simd.mul(simd.load(&q.map(|q| f32::from(q as i8))), simd.splat(d))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::acts::Acts;
+    use crate::isa::Isa;
+    use crate::linear::{Product, linear};
+    use crate::team::Team;
+
+    fn values(n: usize, seed: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.0 - 1.0).collect()
+    }
+
+    /// Adds to a tile of rows 32.. of a product whose delta begins at row 64, on every instruction set.
+    fn check(ty: TensorType, tolerance: f64, gain: bool) {
+        let (rank, cols, rows, tokens) = (5, 64, 150, 11);
+        let (a, b) = (values(rank * cols, 1), values(rows * rank, 2));
+        let factors = Factors::pack(ty, rank, cols, rows, &a, &b).unwrap();
+        let (t, y, g) = (values(tokens * 8, 3), values(tokens * 64, 4), values(rows, 5));
+        let (first_row, row, tile_rows, stride) = (64, 32, 54, 64);
+        for isa in Isa::available() {
+            let mut tile = y.clone();
+            let delta = LowRank { factors: &factors, first_row, scale: 1.0, gain: gain.then_some(&g[..]) };
+            isa.dispatch_floats(Apply {
+                delta,
+                t: &t,
+                t_stride: 8,
+                row,
+                rows: tile_rows,
+                tile: &mut tile,
+                stride,
+            });
+            for token in 0..tokens {
+                for r in 0..tile_rows {
+                    let of = first_row + row + r;
+                    let mut want = f64::from(y[token * stride + r]);
+                    for j in 0..rank {
+                        want += f64::from(b[of * rank + j]) * f64::from(t[token * 8 + j]);
+                    }
+                    if gain {
+                        want *= f64::from(g[of]);
+                    }
+                    let got = f64::from(tile[token * stride + r]);
+                    assert!(
+                        (got - want).abs() <= tolerance,
+                        "{isa} {ty} token {token} row {r}: {got} {want}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn products_of_packed_factors_are_those_of_the_plain_ones() {
+        // Five terms of at most 1; half a unit in the last place of each type (q8_0: 1/254 of the block's largest).
+        check(TensorType::F32, 2e-6, false);
+        check(TensorType::F32, 2e-6, true);
+        check(TensorType::F16, 5.0 / 2048.0, false);
+        check(TensorType::Bf16, 5.0 / 256.0, false);
+        check(TensorType::Q8_0, 5.0 / 250.0, false);
+    }
+
+    #[test]
+    fn a_is_a_matrix_of_rank_rows() {
+        let a = values(3 * 64, 7);
+        let factors = Factors::pack(TensorType::F32, 3, 64, 10, &a, &values(30, 8)).unwrap();
+        let row: Vec<f32> = factors.a().row(2).as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        assert_eq!(row, a[128..]);
+        // q8_0 holds whole blocks of 32 inputs only.
+        assert_eq!(
+            Factors::pack(TensorType::Q8_0, 1, 40, 2, &[0.5; 40], &[1.0; 2]).unwrap().ty(),
+            TensorType::F16
+        );
+    }
+
+    /// Two products with two deltas each on `weights`; returns their outputs side by side.
+    fn stacked(team: &Team, w: Matrix, packed: [&Factors; 2], gain: &[f32], x: &[f32]) -> Vec<f32> {
+        let (rows, cols) = (w.rows(), w.cols());
+        let n = x.len() / cols;
+        let mut acts = Acts::new(n, cols);
+        acts.set(team, x, n, cols);
+        let bias = values(rows, 9);
+        let delta = |factors, scale, gain| LowRank { factors, first_row: 0, scale, gain };
+        let first = [delta(packed[0], 0.5, Some(gain)), delta(packed[1], -2.0, None)];
+        let second = [delta(packed[1], 1.0, None), delta(packed[0], 1.0, None)];
+        let (mut one, mut two) = (vec![0.25; n * rows], vec![0.0; n * rows]);
+        linear(
+            team,
+            &acts,
+            x,
+            &mut [
+                Product {
+                    w,
+                    bias: Some(&bias),
+                    out: &mut one,
+                    out_stride: rows,
+                    add: true,
+                    low_rank: &first,
+                },
+                Product { w, bias: None, out: &mut two, out_stride: rows, add: false, low_rank: &second },
+            ],
+        );
+        one.chunks(rows).zip(two.chunks(rows)).flat_map(|(a, b)| [a, b].concat()).collect()
+    }
+
+    #[test]
+    fn a_stack_on_float_weights_is_the_sum_of_its_deltas() {
+        let (rows, cols, n) = (300, 64, 70);
+        let (w, x) = (values(rows * cols, 1), values(n * cols, 2));
+        let bytes: Vec<u8> = w.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let matrix = Matrix::new(TensorType::F32, rows, cols, &bytes).unwrap();
+        let factors = [(3, 4), (5, 6)].map(|(a, b)| (values(4 * cols, a), values(rows * 4, b)));
+        let packed =
+            factors.each_ref().map(|(a, b)| Factors::pack(TensorType::F32, 4, cols, rows, a, b).unwrap());
+        let (gain, bias) = (values(rows, 8), values(rows, 9));
+        let dot =
+            |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        for isa in Isa::available() {
+            let team = Team::new(2, isa).unwrap();
+            let got = stacked(&team, matrix, [&packed[0], &packed[1]], &gain, &x);
+            for t in 0..n {
+                let x = &x[t * cols..][..cols];
+                for r in 0..rows {
+                    let delta = |i: usize| -> f64 {
+                        let (a, b) = &factors[i];
+                        (0..4).map(|j| f64::from(b[r * 4 + j]) * dot(&a[j * cols..][..cols], x)).sum()
+                    };
+                    let y = dot(&w[r * cols..][..cols], x);
+                    let one = 0.25 + f64::from(bias[r]) + f64::from(gain[r]) * (y + 0.5 * delta(0))
+                        - 2.0 * delta(1);
+                    let two = y + delta(1) + delta(0);
+                    for (want, got) in
+                        [one, two].into_iter().zip([got[(2 * t) * rows + r], got[(2 * t + 1) * rows + r]])
+                    {
+                        // A few hundred terms of size 1, f32.
+                        assert!(
+                            (f64::from(got) - want).abs() < 2e-4,
+                            "{isa} token {t} row {r}: {got} {want}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bits_depend_neither_on_threads_nor_on_batches() {
+        let (rows, cols, n) = (300, 160, 70);
+        let mut seed = 1u64;
+        let mut rng = || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            seed ^ (seed >> 29)
+        };
+        let mut bytes = vec![0; rows * TensorType::Q4_0.row_bytes(cols).unwrap()];
+        crate::random_row(TensorType::Q4_0, &mut rng, 1.0, &mut bytes);
+        let matrix = Matrix::new(TensorType::Q4_0, rows, cols, &bytes).unwrap();
+        let (x, gain) = (values(n * cols, 2), values(rows, 8));
+        for ty in [TensorType::Q8_0, TensorType::F16] {
+            let pack = |seed, rank| {
+                let (a, b) = (values(rank * cols, seed), values(rows * rank, seed + 1));
+                Factors::pack(ty, rank, cols, rows, &a, &b).unwrap()
+            };
+            let (first, second) = (pack(3, 4), pack(5, 37));
+            for isa in Isa::available() {
+                let run = |threads, x: &[f32]| {
+                    let team = Team::new(threads, isa).unwrap();
+                    stacked(&team, matrix, [&first, &second], &gain, x)
+                };
+                let whole = run(1, &x);
+                assert_eq!(run(3, &x), whole, "{isa} {ty}: three threads");
+                let cut: Vec<f32> = [1, 1, 2, 30, 36]
+                    .iter()
+                    .scan(0, |at, count| {
+                        *at += count;
+                        Some(run(2, &x[(*at - count) * cols..*at * cols]))
+                    })
+                    .flatten()
+                    .collect();
+                assert_eq!(cut, whole, "{isa} {ty}: batches");
+            }
+        }
+    }
+
+    #[test]
+    fn one_token_and_many_give_the_same_bits() {
+        let factors = Factors::pack(TensorType::F16, 4, 32, 64, &values(128, 1), &values(256, 2)).unwrap();
+        let delta = LowRank { factors: &factors, first_row: 0, scale: 1.0, gain: None };
+        let (t, y) = (values(9 * 4, 3), values(9 * 64, 4));
+        for isa in Isa::available() {
+            let mut all = y.clone();
+            isa.dispatch_floats(Apply {
+                delta,
+                t: &t,
+                t_stride: 4,
+                row: 0,
+                rows: 64,
+                tile: &mut all,
+                stride: 64,
+            });
+            for token in 0..9 {
+                let mut one = y[token * 64..][..64].to_vec();
+                let t = &t[token * 4..][..4];
+                isa.dispatch_floats(Apply {
+                    delta,
+                    t,
+                    t_stride: 4,
+                    row: 0,
+                    rows: 64,
+                    tile: &mut one,
+                    stride: 64,
+                });
+                assert_eq!(one, all[token * 64..][..64]);
+            }
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! A stack of adapters on one model: any number, each with a scale, in an order that does not matter.
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use lapwing_kernels::TensorType;
+use lapwing_kernels::linear::Matrix;
+use lapwing_kernels::low_rank::{Factors, LowRank};
+use lapwing_kernels::team::Team;
+
+use super::dora::Dora;
+use super::{Adapter, Base, Delta};
+use crate::error::{Class, Error, Result};
+
+/// Type in which factors are kept in memory unless another is asked for.
+pub const DEFAULT_FACTORS: TensorType = TensorType::Q8_0;
+
+/// An adapter fitted to a model: its factors packed for the kernels, in the model's row order.
+pub struct Fitted {
+    /// The adapter as it is on disk.
+    pub adapter: Adapter,
+    /// Type of the packed factors.
+    pub ty: TensorType,
+    linear: HashMap<String, Packed>,
+    embedding: Option<Embedding>,
+}
+
+struct Packed {
+    factors: Factors,
+    scale: f32,
+    dora: Option<Dora>,
+}
+
+/// The delta of the token embedding: rows of A are gathered, so there is no product with A.
+struct Embedding {
+    rank: usize,
+    scale: f32,
+    /// [vocabulary][rank]
+    a: Vec<f32>,
+    /// [rank][width]
+    b: Vec<f32>,
+}
+
+/// One adapter of a stack.
+#[derive(Clone)]
+pub struct Entry {
+    /// Unique in the stack.
+    pub name: String,
+    /// The adapter.
+    pub fitted: Arc<Fitted>,
+    /// The user's factor on the whole delta; 0 means absent.
+    pub scale: f32,
+}
+
+/// Names a stack by what it computes: content hash and scale of every adapter that is not absent, sorted.
+pub type StackKey = Vec<([u8; 32], u32)>;
+
+/// Adapters in use by one session.
+#[derive(Clone)]
+pub struct Stack {
+    entries: Vec<Entry>,
+    on: bool,
+}
+
+impl Default for Stack {
+    fn default() -> Self {
+        Self { entries: Vec::new(), on: true }
+    }
+}
+
+impl Fitted {
+    /// Packs `adapter` for `base`, whose linear tensors `weights` returns by name (for the norms of DoRA).
+    ///
+    /// # Errors
+    /// The adapter does not fit the model.
+    pub fn new<'a>(
+        adapter: Adapter,
+        base: &Base<'_>,
+        ty: TensorType,
+        team: &Team,
+        weights: impl Fn(&str) -> Option<Matrix<'a>>,
+    ) -> Result<Self> {
+        adapter.check_fits(base)?;
+        let (mut linear, mut embedding) = (HashMap::new(), None);
+        for (target, delta) in &adapter.deltas {
+            let (a, b) = (delta.a.to_f32(), delta.b_in_base_order(target, base));
+            if Delta::is_embedding(target) {
+                let b = (0..delta.rank).flat_map(|j| b.iter().skip(j).step_by(delta.rank).copied()).collect();
+                embedding = Some(Embedding { rank: delta.rank, scale: delta.scale, a, b });
+                continue;
+            }
+            let missing =
+                || Error::bad_file("the model has no such tensor").in_file(&adapter.path).at(target);
+            let dora = match delta.magnitude_in_base_order(target, base) {
+                Some(m) => Some(Dora::new(team, weights(target).ok_or_else(missing)?, &a, &b, m)),
+                None => None,
+            };
+            let factors = Factors::pack(ty, delta.rank, delta.a.cols, delta.b.rows, &a, &b)
+                .map_err(|e| Error::new(Class::Usage, format!("factors cannot be kept as {ty}: {e}")))?;
+            linear.insert(target.clone(), Packed { factors, scale: delta.scale, dora });
+        }
+        Ok(Self { adapter, ty, linear, embedding })
+    }
+
+    /// Bytes of memory that the packed factors take.
+    pub fn bytes(&self) -> usize {
+        let linear = self.linear.values().map(|p| p.factors.bytes() + p.dora.as_ref().map_or(0, Dora::bytes));
+        linear.sum::<usize>() + self.embedding.as_ref().map_or(0, |e| (e.a.len() + e.b.len()) * 4)
+    }
+}
+
+impl Stack {
+    /// The adapters, in the order in which they were added.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Whether the stack is applied; off, the base answers alone.
+    pub fn is_on(&self) -> bool {
+        self.on
+    }
+
+    /// Applies the stack, or not, without forgetting it.
+    pub fn set_on(&mut self, on: bool) {
+        self.on = on;
+    }
+
+    /// Adds an adapter under `name`, or under `name-2`, `name-3` ... when that is taken. Returns the name.
+    ///
+    /// # Errors
+    /// A scale that is not finite, or a second adapter with DoRA magnitudes.
+    pub fn add(&mut self, name: &str, fitted: Arc<Fitted>, scale: f32) -> Result<String> {
+        check_scale(scale)?;
+        if fitted.adapter.is_dora()
+            && let Some(other) = self.entries.iter().find(|e| e.fitted.adapter.is_dora())
+        {
+            return Err(Error::new(Class::Usage, "a stack can hold one DoRA adapter")
+                .in_file(&fitted.adapter.path)
+                .advice(format!("remove {} first", other.name)));
+        }
+        let taken = |name: &str| self.entries.iter().any(|e| e.name == name);
+        let mut unique = name.to_string();
+        let mut number = 2;
+        while taken(&unique) {
+            unique = format!("{name}-{number}");
+            number += 1;
+        }
+        self.entries.push(Entry { name: unique.clone(), fitted, scale });
+        Ok(unique)
+    }
+
+    /// Changes the scale of the adapter `name`.
+    ///
+    /// # Errors
+    /// No such adapter, or a scale that is not finite.
+    pub fn set_scale(&mut self, name: &str, scale: f32) -> Result<()> {
+        check_scale(scale)?;
+        let at = self.find(name)?;
+        self.entries[at].scale = scale;
+        Ok(())
+    }
+
+    /// Removes the adapter `name` and returns it.
+    ///
+    /// # Errors
+    /// No such adapter.
+    pub fn remove(&mut self, name: &str) -> Result<Entry> {
+        Ok(self.entries.remove(self.find(name)?))
+    }
+
+    fn find(&self, name: &str) -> Result<usize> {
+        self.entries.iter().position(|e| e.name == name).ok_or_else(|| {
+            let names: Vec<&str> = self.entries.iter().map(|e| e.name.as_str()).collect();
+            Error::new(Class::Usage, format!("no adapter is called {name}"))
+                .expected_got(if names.is_empty() { "none is loaded".into() } else { names.join(", ") }, name)
+        })
+    }
+
+    /// The adapters that change anything, in the one order in which deltas are summed: DoRA first, then by content.
+    fn active(&self) -> Vec<&Entry> {
+        let mut active: Vec<&Entry> = self.entries.iter().filter(|e| self.on && e.scale != 0.0).collect();
+        active.sort_by_key(|e| (!e.fitted.adapter.is_dora(), e.fitted.adapter.hash, e.scale.to_bits()));
+        active
+    }
+
+    /// What the stack computes; equal keys give equal bits.
+    pub fn key(&self) -> StackKey {
+        let mut key: StackKey =
+            self.active().iter().map(|e| (e.fitted.adapter.hash, e.scale.to_bits())).collect();
+        key.sort_unstable();
+        key
+    }
+
+    /// Everything that the forward pass needs of the stack, looked up once for a change.
+    pub fn resolve(&self) -> Resolved {
+        let mut resolved = Resolved::default();
+        for entry in self.active() {
+            for (target, packed) in &entry.fitted.linear {
+                let scale = packed.scale * entry.scale;
+                let gain = packed.dora.as_ref().map(|d| d.gain(scale));
+                let part = Part { fitted: Arc::clone(&entry.fitted), target: target.clone(), scale, gain };
+                resolved.linear.entry(target.clone()).or_default().push(part);
+            }
+            if let Some(e) = &entry.fitted.embedding {
+                resolved.embedding.push((Arc::clone(&entry.fitted), e.scale * entry.scale));
+            }
+        }
+        resolved
+    }
+}
+
+fn check_scale(scale: f32) -> Result<()> {
+    if scale.is_finite() {
+        return Ok(());
+    }
+    Err(Error::new(Class::Usage, "the scale of an adapter must be a finite number")
+        .expected_got("such as 1.0", scale))
+}
+
+/// A stack as the forward pass reads it: for each tensor its deltas in the order of summation.
+#[derive(Default)]
+pub struct Resolved {
+    linear: HashMap<String, Vec<Part>>,
+    embedding: Vec<(Arc<Fitted>, f32)>,
+}
+
+struct Part {
+    fitted: Arc<Fitted>,
+    target: String,
+    scale: f32,
+    gain: Option<Vec<f32>>,
+}
+
+impl Resolved {
+    /// Whether nothing is added anywhere.
+    pub fn is_empty(&self) -> bool {
+        self.linear.is_empty() && self.embedding.is_empty()
+    }
+
+    /// The deltas of the product with rows `first_row..` of the tensor `name`.
+    pub fn of(&self, name: &str, first_row: usize) -> impl Iterator<Item = LowRank<'_>> {
+        self.linear.get(name).into_iter().flatten().filter_map(move |part| {
+            let factors = &part.fitted.linear.get(&part.target)?.factors;
+            Some(LowRank { factors, first_row, scale: part.scale, gain: part.gain.as_deref() })
+        })
+    }
+
+    /// Adds the deltas of the embedding of `token` to its row `x` ([width]).
+    pub fn add_embedding(&self, token: u32, x: &mut [f32]) {
+        for (fitted, scale) in &self.embedding {
+            let Some(e) = &fitted.embedding else { continue };
+            let a = &e.a[token as usize * e.rank..][..e.rank];
+            for (a, b) in a.iter().zip(e.b.chunks_exact(x.len())) {
+                let t = scale * a;
+                x.iter_mut().zip(b).for_each(|(x, b)| *x += t * b);
+            }
+        }
+    }
+}
