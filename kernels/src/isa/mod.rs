@@ -7,11 +7,15 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 mod simd;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+#[cfg(target_arch = "aarch64")]
+pub use neon::{Neon, NeonDotprod, NeonI8mm};
 pub use scalar::Scalar;
 pub use simd::{Bytes, Dots, Floats, Levels, Op, Panel, Simd, WIDE_OFFSET};
 #[cfg(target_arch = "x86_64")]
@@ -32,6 +36,11 @@ macro_rules! isas {
 
             /// Name, as on the command line.
             pub const fn name(self) -> &'static str { match self { $(Isa::$variant => $name,)* } }
+
+            /// Whether this program holds code for it: whether it is of this processor's family.
+            pub const fn is_built(self) -> bool {
+                match self { $($(#[cfg($cfg)])? Isa::$variant => true,)* #[allow(unreachable_patterns)] _ => false }
+            }
 
             /// Whether this machine can run it.
             pub fn is_available(self) -> bool {
@@ -82,6 +91,12 @@ isas! {
     AvxVnni = "avxvnni", floats of Avx2, if target_arch = "x86_64";
     /// 512-bit vectors with 8-bit dot products.
     Avx512Vnni = "avx512vnni", if target_arch = "x86_64";
+    /// Arm's 128-bit vectors.
+    Neon = "neon", if target_arch = "aarch64";
+    /// NEON with dot products of signed bytes.
+    NeonDotprod = "neon-dotprod", if target_arch = "aarch64";
+    /// NEON with dot products of unsigned by signed bytes.
+    NeonI8mm = "neon-i8mm", if target_arch = "aarch64";
 }
 
 #[cold]

@@ -238,6 +238,8 @@ pub enum Levels {
     Signed32,
     /// Products of bytes are added up in 16 bits.
     In16,
+    /// Signed products of bytes are added up in 16 bits one by one, not two together: a level counts those.
+    Signed16,
 }
 
 impl Levels {
@@ -245,9 +247,10 @@ impl Levels {
     pub const fn of(self, max: u8) -> usize {
         // 2 · 8 · 16 · 127 < 2¹⁵, and so on.
         match (self, max) {
-            (Levels::All32, _) | (Levels::Signed32, 0..=127) | (Levels::In16, 0..=16) => 8,
-            (Levels::In16, 17..=32) => 4,
-            (Levels::In16, 33..=64) => 2,
+            (Levels::All32, _) | (Levels::Signed32, 0..=127) => 8,
+            (Levels::In16, 0..=16) | (Levels::Signed16, 0..=32) => 8,
+            (Levels::In16, 17..=32) | (Levels::Signed16, 33..=64) => 4,
+            (Levels::In16, 33..=64) | (Levels::Signed16, 65..=127) => 2,
             (Levels::In16, 65..=128) => 1,
             _ => 0,
         }

@@ -240,3 +240,22 @@ fn names_and_availability() {
     assert!(Isa::available().any(|isa| isa == Isa::Scalar));
     assert!(Isa::best().is_available());
 }
+
+/// A skipped instruction set is never silent: ./check names the file and prints its lines.
+#[test]
+fn skipped_instruction_sets_are_reported() {
+    use std::io::Write;
+    let names = |available: bool| -> String {
+        let isas = Isa::ALL.iter().filter(|isa| isa.is_available() == available && isa.is_built());
+        isas.map(|isa| isa.name()).collect::<Vec<_>>().join(" ")
+    };
+    let mut line = format!("{} kernels tested: {}", std::env::consts::ARCH, names(true));
+    if !names(false).is_empty() {
+        line += &format!("; not on this processor: {}", names(false));
+    }
+    println!("{line}");
+    if let Some(path) = std::env::var_os("LAPWING_TEST_REPORT") {
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
+        writeln!(file, "{line}").unwrap();
+    }
+}

@@ -1,0 +1,99 @@
+//! Integer dot products, and panels of eight rows.
+use super::super::{Dots, Levels, Panel};
+use super::multiply::Rows;
+use super::{Multiply, Token};
+use core::arch::aarch64::*;
+use std::array::from_fn;
+
+/// Lane i = the sum of the lanes of `x[i]`.
+///
+/// # Safety
+/// The machine has NEON.
+#[inline(always)]
+unsafe fn sums(x: [int32x4_t; 4]) -> int32x4_t {
+    // SAFETY: the caller has NEON.
+    unsafe { vpaddq_s32(vpaddq_s32(x[0], x[1]), vpaddq_s32(x[2], x[3])) }
+}
+
+impl<M: Multiply> Dots for Token<M> {
+    type I4 = int32x4_t;
+
+    const NARROW_MAX: u8 = M::NARROW_MAX;
+
+    #[inline(always)]
+    fn dots(self, max: u8, q: [Self::B; 4], a: &[i8; 128]) -> [Self::I4; 2] {
+        let flip = if self.offset(max) == 0 { 0 } else { 0x80 };
+        // SAFETY: a token proves that `M` was detected; the 16 activations end before 128.
+        let half = |half: usize| unsafe {
+            sums(from_fn(|block| {
+                let a = vld1q_s8(a.as_ptr().add(32 * block + 16 * half));
+                M::dot(vdupq_n_s32(0), veorq_u8(q[block][half], vdupq_n_u8(flip)), a)
+            }))
+        };
+        [half(0), half(1)]
+    }
+    #[inline(always)]
+    fn i4_load(self, x: &[i32; 4]) -> Self::I4 {
+        neon! { vld1q_s32(x.as_ptr()) }
+    }
+    #[inline(always)]
+    fn i4_add(self, a: Self::I4, b: Self::I4) -> Self::I4 {
+        neon! { vaddq_s32(a, b) }
+    }
+    #[inline(always)]
+    fn i4_float(self, a: Self::I4) -> Self::F4 {
+        neon! { vcvtq_f32_s32(a) }
+    }
+}
+
+impl<M: Multiply> Panel for Token<M> {
+    type P = Rows;
+    type PF = [float32x4_t; 2];
+    const ROWS: usize = 8;
+    const TOKENS: usize = M::TOKENS;
+    const LEVELS: Levels = M::LEVELS;
+
+    #[inline(always)]
+    unsafe fn p_dots<const T: usize, const LEVEL: usize>(
+        self,
+        acc: [Self::P; T],
+        w: *const u8,
+        a: *const i32,
+        steps: usize,
+    ) -> [Self::P; T] {
+        // SAFETY: a token proves that `M` was detected; the rest is what the caller promises.
+        unsafe { M::panel::<T, LEVEL>(acc, w, a, steps) }
+    }
+    #[inline(always)]
+    fn p_splat(self, x: i32) -> Self::P {
+        halves!(_i => vdupq_n_s32(x))
+    }
+    #[inline(always)]
+    fn p_float(self, a: Self::P) -> Self::PF {
+        halves!(i => vcvtq_f32_s32(a[i]))
+    }
+    #[inline(always)]
+    fn pf_splat(self, x: f32) -> Self::PF {
+        halves!(_i => vdupq_n_f32(x))
+    }
+    #[inline(always)]
+    fn pf_add(self, a: Self::PF, b: Self::PF) -> Self::PF {
+        halves!(i => vaddq_f32(a[i], b[i]))
+    }
+    #[inline(always)]
+    fn pf_mul(self, a: Self::PF, b: Self::PF) -> Self::PF {
+        halves!(i => vmulq_f32(a[i], b[i]))
+    }
+    #[inline(always)]
+    fn pf_fma(self, a: Self::PF, b: Self::PF, c: Self::PF) -> Self::PF {
+        halves!(i => vfmaq_f32(c[i], a[i], b[i]))
+    }
+    #[inline(always)]
+    unsafe fn pf_load(self, x: *const f32) -> Self::PF {
+        halves!(i => vld1q_f32(x.add(4 * i)))
+    }
+    #[inline(always)]
+    unsafe fn pf_store(self, a: Self::PF, out: *mut f32) {
+        halves!(i => vst1q_f32(out.add(4 * i), a[i]));
+    }
+}
