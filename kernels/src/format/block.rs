@@ -63,6 +63,20 @@ pub(super) fn f16_value(bytes: [u8; 2]) -> f32 {
     f32::from_bits(magnitude.to_bits() | special | (bits & 0x8000) << 16)
 }
 
+/// Bytes 0, 2, 4 and 6 of a little-endian word.
+#[inline(always)]
+pub(super) fn even_bytes(word: u64) -> [u8; 4] {
+    let word = word & 0x00ff_00ff_00ff_00ff;
+    let word = (word | word >> 8) & 0x0000_ffff_0000_ffff;
+    ((word | word >> 16) as u32).to_le_bytes()
+}
+
+/// A stored f16 with the other sign.
+#[inline(always)]
+pub(super) fn minus([low, high]: [u8; 2]) -> [u8; 2] {
+    [low, high ^ 0x80]
+}
+
 /// The nearest f16 (ties to even), with values beyond ±65504 held at the limit, so that a scale is never infinite.
 #[inline(always)]
 pub(super) fn f16_bytes(value: f32) -> [u8; 2] {

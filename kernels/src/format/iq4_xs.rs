@@ -23,8 +23,16 @@ impl Iq4Xs {
     /// The scales of the 8 sub-blocks, −32..=31.
     #[inline(always)]
     pub(crate) fn scales(&self) -> [i8; 8] {
-        let (low, high) = (u32::from_le_bytes(self.scales_l), u16::from_le_bytes(self.scales_h));
-        from_fn(|b| ((low >> (4 * b) & 15) as i8 | ((high >> (2 * b) & 3) << 4) as i8) - 32)
+        // The fields of four and two bits are spread to the bytes of a word in halving steps.
+        let low = u64::from(u32::from_le_bytes(self.scales_l));
+        let low = (low | low << 16) & 0x0000_ffff_0000_ffff;
+        let low = (low | low << 8) & 0x00ff_00ff_00ff_00ff;
+        let low = (low | low << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+        let high = u64::from(u16::from_le_bytes(self.scales_h));
+        let high = (high | high << 24) & 0x0000_00ff_0000_00ff;
+        let high = (high | high << 12) & 0x000f_000f_000f_000f;
+        let high = (high | high << 6) & 0x0303_0303_0303_0303;
+        (low | high << 4).to_le_bytes().map(|scale| scale as i8 - 32)
     }
 }
 
@@ -62,10 +70,10 @@ impl Quantised for Iq4Xs {
         let zero = simd.f4_splat(0.0);
         let scales = block.scales();
         let qs = block.qs.as_chunks::<16>().0;
-        let d = simd.f4_splat(f16_value(block.d));
+        let d = simd.f4_f16_splat(block.d);
         Group {
             q: from_fn(|b| lookup(simd, &qs[4 * half + b])),
-            d: [simd.f4_mul(d, simd.f4_i32(from_fn(|b| i32::from(scales[4 * half + b])))), zero],
+            d: [simd.f4_mul(d, simd.f4_i8(from_fn(|b| scales[4 * half + b]))), zero],
             m: [zero; 2],
         }
     }

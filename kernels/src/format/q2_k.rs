@@ -1,5 +1,5 @@
 //! Q2_K: 16 sub-blocks of 16 values of 2 bits, each with a 4-bit scale and minimum, v = d·sc·q − dmin·mn.
-use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_scale};
+use super::block::{SCALE_RMS, block, even_bytes, f16_bytes, f16_value, minus, random_block, random_scale};
 use super::{Format, Group, Quantised, TensorType};
 use crate::isa::Simd;
 use std::array::from_fn;
@@ -22,6 +22,7 @@ impl Format for Q2K {
     const TYPE: TensorType = TensorType::Q2K;
     const BLOCK_LEN: usize = 256;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let (d, dmin) = (f16_value(self.d), f16_value(self.dmin));
         for (s, (out, sm)) in out.chunks_exact_mut(16).zip(self.scales).enumerate() {
@@ -53,15 +54,17 @@ impl Quantised for Q2K {
     fn unpack128<S: Simd>(simd: S, blocks: &[Self], half: usize) -> Group<S> {
         let [block] = blocks else { unreachable!("a unit is one block") };
         let q = two_bits(simd, &block.qs.as_chunks().0[half]);
-        let scales = &block.scales.as_chunks::<8>().0[half];
-        let mins = simd.f4_splat(-f16_value(block.dmin));
+        let scales = u64::from_le_bytes(block.scales.as_chunks().0[half]);
+        let [d, mins] = [block.d, minus(block.dmin)].map(|x| simd.f4_f16_splat(x));
         Group {
             q: from_fn(|k| {
-                let table = |sm: u8| u64::from(u32::from(sm & 15) * 0x0302_0100);
-                multiples(simd, [table(scales[2 * k]), table(scales[2 * k + 1])], q[k])
+                let table = |h: usize| (scales >> (16 * k + 8 * h) & 15) * 0x0302_0100;
+                multiples(simd, [table(0), table(1)], q[k])
             }),
-            d: [simd.f4_splat(f16_value(block.d)), simd.f4_splat(0.0)],
-            m: from_fn(|h| simd.f4_mul(mins, simd.f4_i32(from_fn(|k| i32::from(scales[2 * k + h] >> 4))))),
+            d: [d, simd.f4_splat(0.0)],
+            m: from_fn(|h| {
+                simd.f4_mul(mins, simd.f4_u8(even_bytes(scales >> (8 * h + 4) & 0x0f0f_0f0f_0f0f_0f0f)))
+            }),
         }
     }
 }
@@ -76,14 +79,11 @@ pub(super) fn two_bits<S: Simd>(simd: S, qs: &[u8; 32]) -> [S::B; 4] {
 /// Looks `q`, all below 8, up in two tables of eight bytes: one for values 0..16 and one for 16..32.
 #[inline(always)]
 pub(super) fn multiples<S: Simd>(simd: S, tables: [u64; 2], q: S::B) -> S::B {
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&tables[0].to_le_bytes());
-    bytes[16..24].copy_from_slice(&tables[1].to_le_bytes());
-    simd.b_lut(simd.b_load(&bytes), q)
+    simd.b_lut(simd.b_words(tables[0], tables[1]), q)
 }
 
 /// First byte and bit position of the two-bit quants of sub-block `s` (16 values), as Q2_K and Q3_K order them.
-#[inline]
+#[inline(always)]
 pub(super) fn two_bits_at(s: usize) -> (usize, usize) {
     let e = 16 * s;
     (32 * (e / 128) + e % 32, 2 * (e % 128 / 32))

@@ -21,14 +21,15 @@ block! {
 
 impl Q3K {
     /// The scales of the 16 sub-blocks, −32..=31.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn scales(&self) -> [i8; 16] {
-        let s = &self.scales;
-        from_fn(|i| {
-            let low = if i < 8 { s[i] & 15 } else { s[i - 8] >> 4 };
-            let high = s[8 + i % 4] >> (2 * (i / 4)) & 3;
-            (low | high << 4) as i8 - 32
-        })
+        // Four scales at a time, as the bytes of a word.
+        let [low, high, top] = [0, 1, 2].map(|i| u32::from_le_bytes(self.scales.as_chunks().0[i]));
+        let words: [u32; 4] = from_fn(|i| {
+            let low = [low, high][i % 2] >> (4 * (i / 2));
+            low & 0x0f0f_0f0f | (top >> (2 * i) & 0x0303_0303) << 4
+        });
+        from_fn(|i| words[i / 4].to_le_bytes()[i % 4] as i8 - 32)
     }
 }
 
@@ -36,6 +37,7 @@ impl Format for Q3K {
     const TYPE: TensorType = TensorType::Q3K;
     const BLOCK_LEN: usize = 256;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let d = f16_value(self.d);
         for (s, (out, scale)) in out.chunks_exact_mut(16).zip(self.scales()).enumerate() {
@@ -76,7 +78,7 @@ impl Quantised for Q3K {
                 let q = simd.b_or(low[k], simd.b_and(third[k], mask));
                 multiples(simd, from_fn(|h| products(scales[8 * half + 2 * k + h])), q)
             }),
-            d: [simd.f4_splat(f16_value(block.d)), zero],
+            d: [simd.f4_f16_splat(block.d), zero],
             m: [zero; 2],
         }
     }

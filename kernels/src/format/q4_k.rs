@@ -1,5 +1,5 @@
 //! Q4_K: 8 sub-blocks of 32 values of 4 bits, each with a 6-bit scale and minimum, v = d·sc·q − dmin·mn.
-use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_scale};
+use super::block::{SCALE_RMS, block, f16_bytes, f16_value, minus, random_block, random_scale};
 use super::q4_0::quants;
 use super::{Format, Group, Quantised, TensorType, fit};
 use crate::isa::Simd;
@@ -88,9 +88,8 @@ pub(super) fn scales_and_mins<S: Simd>(
         let [scales, mins] = [0, 1].map(|i| word(i) >> 2 & 0x3030_3030);
         (word(2) & 0x0f0f_0f0f | scales, word(2) >> 4 & 0x0f0f_0f0f | mins)
     };
-    let float = |bytes: u32| simd.f4_i32(bytes.to_le_bytes().map(i32::from));
-    let times = |factor: f32, bytes: u32| simd.f4_mul(simd.f4_splat(factor), float(bytes));
-    (times(f16_value(d), scales), times(-f16_value(dmin), mins))
+    let times = |factor, bytes: u32| simd.f4_mul(simd.f4_f16_splat(factor), simd.f4_u8(bytes.to_le_bytes()));
+    (times(d, scales), times(minus(dmin), mins))
 }
 
 #[inline(always)]

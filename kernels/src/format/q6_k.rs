@@ -1,5 +1,5 @@
 //! Q6_K: 16 sub-blocks of 16 values of 6 bits, each with an 8-bit scale, v = d·sc·(q − 32).
-use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_scale};
+use super::block::{SCALE_RMS, block, even_bytes, f16_bytes, f16_value, random_block, random_scale};
 use super::q4_0::quants;
 use super::{Format, Group, Quantised, TensorType, fit};
 use crate::isa::Simd;
@@ -63,11 +63,11 @@ impl Quantised for Q6K {
         let (mask, high_mask) = (simd.b_splat(15), simd.b_splat(0x30));
         let low = [simd.b_and(a, mask), simd.b_and(b, mask), simd.b_shr::<4>(a), simd.b_shr::<4>(b)];
         let high = [simd.b_shl::<4>(high), simd.b_shl::<2>(high), high, simd.b_shr::<2>(high)];
-        let d = simd.f4_splat(f16_value(block.d));
-        let scales = &block.scales.as_chunks::<8>().0[half];
+        let d = simd.f4_f16_splat(block.d);
+        let scales = u64::from_le_bytes(block.scales.as_chunks().0[half]);
         Group {
             q: from_fn(|k| simd.b_or(low[k], simd.b_and(high[k], high_mask))),
-            d: from_fn(|h| simd.f4_mul(d, simd.f4_i32(from_fn(|k| i32::from(scales[2 * k + h] as i8))))),
+            d: from_fn(|h| simd.f4_mul(d, simd.f4_i8(even_bytes(scales >> (8 * h)).map(|s| s as i8)))),
             m: [simd.f4_splat(0.0); 2],
         }
     }

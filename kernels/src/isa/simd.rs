@@ -99,6 +99,14 @@ pub trait Bytes: Floats {
     fn b_pair(self, lo: u8, hi: u8) -> Self::B;
     /// Loads 32 bytes.
     fn b_load(self, x: &[u8; 32]) -> Self::B;
+    /// Bytes 0..8 are those of `lo`, bytes 16..24 those of `hi`, little-endian; the others are zero.
+    #[inline(always)]
+    fn b_words(self, lo: u64, hi: u64) -> Self::B {
+        let mut x = [0; 32];
+        x[..8].copy_from_slice(&lo.to_le_bytes());
+        x[16..24].copy_from_slice(&hi.to_le_bytes());
+        self.b_load(&x)
+    }
     /// Loads 16 bytes into both halves.
     fn b_load_twice(self, x: &[u8; 16]) -> Self::B;
     /// Low nibbles of the 16 bytes, then their high nibbles.
@@ -134,8 +142,23 @@ pub trait Bytes: Floats {
     fn f4_load(self, x: &[f32; 4]) -> Self::F4;
     /// Lane i = the little-endian f16 `x[i]`.
     fn f4_f16(self, x: [[u8; 2]; 4]) -> Self::F4;
+    /// All lanes the little-endian f16 `x`.
+    #[inline(always)]
+    fn f4_f16_splat(self, x: [u8; 2]) -> Self::F4 {
+        self.f4_f16([x; 4])
+    }
     /// Lane i = `x[i]`, exact for |x| < 2²⁴.
     fn f4_i32(self, x: [i32; 4]) -> Self::F4;
+    /// Lane i = `x[i]`.
+    #[inline(always)]
+    fn f4_u8(self, x: [u8; 4]) -> Self::F4 {
+        self.f4_i32(x.map(i32::from))
+    }
+    /// Lane i = `x[i]`.
+    #[inline(always)]
+    fn f4_i8(self, x: [i8; 4]) -> Self::F4 {
+        self.f4_i32(x.map(i32::from))
+    }
     /// The four lanes.
     fn f4_array(self, a: Self::F4) -> [f32; 4];
     /// a · b

@@ -112,6 +112,10 @@ macro_rules! impl_bytes {
                 op!(_mm256_loadu_si256(x.as_ptr().cast()))
             }
             #[inline(always)]
+            fn b_words(self, lo: u64, hi: u64) -> __m256i {
+                op!(_mm256_setr_epi64x(lo as i64, 0, hi as i64, 0))
+            }
+            #[inline(always)]
             fn b_load_twice(self, x: &[u8; 16]) -> __m256i {
                 op!(_mm256_broadcastsi128_si256(_mm_loadu_si128(x.as_ptr().cast())))
             }
@@ -188,8 +192,21 @@ macro_rules! impl_bytes {
                 op!(_mm_cvtph_ps(_mm_setr_epi16(a, b, c, d, 0, 0, 0, 0)))
             }
             #[inline(always)]
+            fn f4_f16_splat(self, x: [u8; 2]) -> __m128 {
+                op!(_mm_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(x))))
+            }
+            #[inline(always)]
             fn f4_i32(self, x: [i32; 4]) -> __m128 {
                 op!(_mm_cvtepi32_ps(_mm_loadu_si128(x.as_ptr().cast())))
+            }
+            #[inline(always)]
+            fn f4_u8(self, x: [u8; 4]) -> __m128 {
+                op!(_mm_cvtepi32_ps(_mm_cvtepu8_epi32(_mm_cvtsi32_si128(i32::from_le_bytes(x)))))
+            }
+            #[inline(always)]
+            fn f4_i8(self, x: [i8; 4]) -> __m128 {
+                let x = i32::from_le_bytes(x.map(|x| x as u8));
+                op!(_mm_cvtepi32_ps(_mm_cvtepi8_epi32(_mm_cvtsi32_si128(x))))
             }
             #[inline(always)]
             fn f4_array(self, a: __m128) -> [f32; 4] {
