@@ -10,9 +10,8 @@ pub(crate) const BLOCK: usize = 32;
 pub(crate) const GROUP: usize = 128;
 /// Up to this many tokens products read the rows token by token (`matvec`), beyond it panel by panel.
 pub(crate) const MATVEC_TOKENS: usize = 1;
-/// Words of 32 bits that a token's block takes in the packed form: 8 of quants, the scale, the three sums
-/// times the scale.
-pub(crate) const ACT_WORDS: usize = 12;
+/// Words of 32 bits that a token's block takes in the packed form: 8 of quants and the scale.
+pub(crate) const ACT_WORDS: usize = 9;
 /// Blocks whose largest value is below this count as zero, since 127 / max would not be finite.
 const TINY: f32 = 1e-30;
 
@@ -38,8 +37,10 @@ pub struct Acts {
     /// The same activations as the tiles of a panel read them, tile after tile, each of T tokens:
     /// [class 0..4][block of the class][ACT_WORDS][T].
     packed: Buffer<i32>,
-    /// Tile after tile [class 0..4][block of the class][3][T] sums of the quants.
+    /// Likewise [class 0..4][block of the class][3][T] sums of the quants.
     packed_sums: Buffer<i32>,
+    /// Likewise the sums times the scale.
+    packed_scaled: Buffer<f32>,
 }
 
 /// One token's activations.
@@ -72,6 +73,7 @@ impl Acts {
             tile: 0,
             packed: Buffer::default(),
             packed_sums: Buffer::default(),
+            packed_scaled: Buffer::default(),
         }
     }
 
@@ -100,6 +102,7 @@ impl Acts {
         if self.tile > 0 {
             self.packed.grow(self.max_tokens * blocks * ACT_WORDS);
             self.packed_sums.grow(self.max_tokens * blocks * 3);
+            self.packed_scaled.grow(self.max_tokens * blocks * 3);
         }
         let tile = self.tile;
         let out = Out {
@@ -109,21 +112,16 @@ impl Acts {
             scaled: SharedMut::new(&mut self.scaled),
             packed: SharedMut::new(&mut self.packed),
             packed_sums: SharedMut::new(&mut self.packed_sums),
+            packed_scaled: SharedMut::new(&mut self.packed_scaled),
         };
         let quantise = |tokens: Range<usize>| {
-            team.isa().dispatch(Quantise { x, cols, blocks, tokens, out: &out });
+            team.isa().dispatch(Quantise { x, cols, blocks, tokens, tile: tile > 0, out: &out });
         };
         if tile == 0 {
             // So few rows are quantised sooner than a job starts.
             quantise(0..n);
         } else {
-            team.run(|w| {
-                for i in w.share(n.div_ceil(tile)) {
-                    let tokens = tile_tokens(n, tile, i);
-                    quantise(tokens.clone());
-                    pack(&out, blocks, tokens);
-                }
-            });
+            team.run(|w| w.share(n.div_ceil(tile)).for_each(|i| quantise(tile_tokens(n, tile, i))));
         }
     }
 
@@ -138,7 +136,7 @@ impl Acts {
     }
 
     /// Tile after tile of T tokens: [class 0..4][block of the class][ACT_WORDS][T] words, of which the last
-    /// four are the bits of f32.
+    /// is the bits of an f32.
     pub(crate) fn packed(&self) -> &[i32] {
         &self.packed[..self.n * self.blocks * ACT_WORDS]
     }
@@ -146,14 +144,25 @@ impl Acts {
     /// −`bias` · Σ quants in the order of the tiles: [class 0..4][block of the class][scales][T], the sums
     /// being those of each half of a block with two scales.
     pub(crate) fn packed_init(&self, bias: i32, scales: usize, out: &mut [i32]) {
+        self.gather(&self.packed_sums, scales, out, |sum| -bias * sum);
+    }
+
+    /// The bits of scale · Σ quants in the same order, with `mins` in the place of scales.
+    pub(crate) fn packed_scaled(&self, mins: usize, out: &mut [i32]) {
+        self.gather(&self.packed_scaled, mins, out, |sum| sum.to_bits() as i32);
+    }
+
+    /// Of each block's three sums the last, or the first two when `count` is 2.
+    fn gather<T: Copy>(&self, sums: &[T], count: usize, out: &mut [i32], f: impl Fn(T) -> i32) {
         for tokens in self.tiles() {
+            let part = |unit: usize| tokens.start * self.blocks * unit..tokens.end * self.blocks * unit;
             let t = tokens.len();
-            let sums = &self.packed_sums[tokens.start * self.blocks * 3..tokens.end * self.blocks * 3];
-            let out = &mut out[tokens.start * self.blocks * scales..tokens.end * self.blocks * scales];
-            for (out, sums) in out.chunks_exact_mut(scales * t).zip(sums.chunks_exact(3 * t)) {
-                let sums = if scales == 2 { &sums[..2 * t] } else { &sums[2 * t..] };
+            for (out, sums) in
+                out[part(count)].chunks_exact_mut(count * t).zip(sums[part(3)].chunks_exact(3 * t))
+            {
+                let sums = if count == 2 { &sums[..2 * t] } else { &sums[2 * t..] };
                 for (out, &sum) in out.iter_mut().zip(sums) {
-                    *out = -bias * sum;
+                    *out = f(sum);
                 }
             }
         }
@@ -180,6 +189,7 @@ struct Out<'a> {
     scaled: SharedMut<'a, f32>,
     packed: SharedMut<'a, i32>,
     packed_sums: SharedMut<'a, i32>,
+    packed_scaled: SharedMut<'a, f32>,
 }
 
 /// The tokens of tile `i` when `n` are cut into as few tiles of at most `tile` as possible, all of nearly the
@@ -201,46 +211,23 @@ impl Op for TileTokens {
     }
 }
 
-/// Copies the quantised rows of one tile into its packed form.
-fn pack(out: &Out, blocks: usize, tokens: Range<usize>) {
-    let count = tokens.len();
-    let part = |unit: usize| tokens.start * blocks * unit..tokens.end * blocks * unit;
-    // SAFETY: one thread has this tile; what it reads it has written itself before.
-    let (packed, packed_sums, q, d, sums, scaled) = unsafe {
-        (
-            out.packed.slice(part(ACT_WORDS)),
-            out.packed_sums.slice(part(3)),
-            out.q.slice(part(BLOCK)),
-            out.d.slice(part(1)),
-            out.sums.slice(part(3)),
-            out.scaled.slice(part(3)),
-        )
-    };
-    let order = (0..4).flat_map(|class| (class..blocks).step_by(4));
-    let packed = packed.chunks_exact_mut(ACT_WORDS * count);
-    let packed_sums = packed_sums.chunks_exact_mut(3 * count);
-    for ((packed, packed_sums), b) in packed.zip(packed_sums).zip(order) {
-        for t in 0..count {
-            let (words, _) = q[(t * blocks + b) * BLOCK..][..BLOCK].as_chunks::<4>();
-            for (k, word) in words.iter().enumerate() {
-                packed[k * count + t] = i32::from_le_bytes(word.map(|q| q as u8));
-            }
-            packed[8 * count + t] = d[t * blocks + b].to_bits() as i32;
-            for i in 0..3 {
-                let at = (t * 3 + i) * blocks + b;
-                packed[(9 + i) * count + t] = scaled[at].to_bits() as i32;
-                packed_sums[i * count + t] = sums[at];
-            }
-        }
-    }
-}
-
+/// Quantises the rows of `tokens`, and packs them as one tile when `tile` is set.
 struct Quantise<'a> {
     x: &'a [f32],
     cols: usize,
     blocks: usize,
     tokens: Range<usize>,
+    tile: bool,
     out: &'a Out<'a>,
+}
+
+/// What [`Out`] holds of some tokens.
+struct Rows<'a> {
+    blocks: usize,
+    q: &'a mut [i8],
+    d: &'a mut [f32],
+    sums: &'a mut [i32],
+    scaled: &'a mut [f32],
 }
 
 impl Op for Quantise<'_> {
@@ -248,28 +235,85 @@ impl Op for Quantise<'_> {
 
     #[inline(always)]
     fn call<S: Simd>(self, simd: S) {
-        let blocks = self.blocks;
-        for t in self.tokens {
-            let part = |unit: usize| t * blocks * unit..(t + 1) * blocks * unit;
-            // SAFETY: the parts of different tokens do not overlap, and one thread has token `t`.
-            let (q, d, sums, scaled) = unsafe {
+        let Quantise { x, cols, blocks, tokens, out, .. } = self;
+        let part = |unit: usize| tokens.start * blocks * unit..tokens.end * blocks * unit;
+        // SAFETY: the parts of different tokens do not overlap, and one thread has these.
+        let mut rows = unsafe {
+            Rows {
+                blocks,
+                q: out.q.slice(part(BLOCK)),
+                d: out.d.slice(part(1)),
+                sums: out.sums.slice(part(3)),
+                scaled: out.scaled.slice(part(3)),
+            }
+        };
+        for (t, x) in x[tokens.start * cols..tokens.end * cols].chunks_exact(cols).enumerate() {
+            rows.quantise(simd, t, x);
+        }
+        if self.tile {
+            // SAFETY: likewise; nothing is packed beyond the tiles.
+            let (words, sums, scaled) = unsafe {
                 (
-                    self.out.q.slice(part(BLOCK)),
-                    self.out.d.slice(part(1)),
-                    self.out.sums.slice(part(3)),
-                    self.out.scaled.slice(part(3)),
+                    out.packed.slice(part(ACT_WORDS)),
+                    out.packed_sums.slice(part(3)),
+                    out.packed_scaled.slice(part(3)),
                 )
             };
-            let x = &self.x[t * self.cols..(t + 1) * self.cols];
-            for (b, q) in q.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
-                let x = x.get(b * BLOCK..).unwrap_or(&[]);
-                d[b] = quantise_block(simd, x, q);
-                let (lo, hi) = q.split_at(BLOCK / 2);
-                let sum = |q: &[i8]| q.iter().map(|&q| i32::from(q)).sum::<i32>();
-                let (lo, hi) = (sum(lo), sum(hi));
-                for (i, sum) in [lo, hi, lo + hi].into_iter().enumerate() {
-                    sums[i * blocks + b] = sum;
-                    scaled[i * blocks + b] = d[b] * sum as f32;
+            rows.pack(simd, tokens.len(), words, sums, scaled);
+        }
+    }
+}
+
+impl Rows<'_> {
+    /// Quantises the row `x` of token `t`.
+    #[inline(always)]
+    fn quantise<S: Simd>(&mut self, simd: S, t: usize, x: &[f32]) {
+        let blocks = self.blocks;
+        let (q, _) = self.q[t * blocks * BLOCK..][..blocks * BLOCK].as_chunks_mut::<GROUP>();
+        let (d, _) = self.d[t * blocks..][..blocks].as_chunks_mut::<4>();
+        let sums = &mut self.sums[t * blocks * 3..][..blocks * 3];
+        let scaled = &mut self.scaled[t * blocks * 3..][..blocks * 3];
+        for (g, (q, d)) in q.iter_mut().zip(d).enumerate() {
+            for (b, (q, d)) in q.as_chunks_mut::<BLOCK>().0.iter_mut().zip(&mut *d).enumerate() {
+                *d = quantise_block(simd, x.get(g * GROUP + b * BLOCK..).unwrap_or(&[]), q);
+            }
+            let [lo, hi] = simd.dots(1, [simd.b_splat(1); 4], q);
+            let d = simd.f4_load(d);
+            for (i, sum) in [lo, hi, simd.i4_add(lo, hi)].into_iter().enumerate() {
+                let at = i * blocks + 4 * g..i * blocks + 4 * g + 4;
+                sums[at.clone()].copy_from_slice(&simd.i4_array(sum));
+                scaled[at].copy_from_slice(&simd.f4_array(simd.f4_mul(simd.i4_float(sum), d)));
+            }
+        }
+    }
+
+    /// Packs the rows of a tile of `count` tokens, at most 8.
+    #[inline(always)]
+    fn pack<S: Simd>(&self, simd: S, count: usize, words: &mut [i32], sums: &mut [i32], scaled: &mut [f32]) {
+        let blocks = self.blocks;
+        let words = words.chunks_exact_mut(ACT_WORDS * count);
+        let sums = sums.chunks_exact_mut(3 * count);
+        let scaled = scaled.chunks_exact_mut(3 * count);
+        for (i, ((words, sums), scaled)) in words.zip(sums).zip(scaled).enumerate() {
+            let b = i % (blocks / 4) * 4 + i / (blocks / 4);
+            let mut rows = [simd.b_splat(0); 8];
+            for (t, row) in rows[..count].iter_mut().enumerate() {
+                let q: &[i8; BLOCK] = self.q[(t * blocks + b) * BLOCK..].first_chunk().expect("a block");
+                *row = simd.b_load(&q.map(|q| q as u8));
+            }
+            // Word k of all tokens together.
+            for (column, words) in simd.b_transpose(rows).into_iter().zip(words.chunks_exact_mut(count)) {
+                let mut bytes = [0; 32];
+                simd.b_store(column, &mut bytes);
+                for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+                    *word = i32::from_le_bytes(*bytes);
+                }
+            }
+            for t in 0..count {
+                words[8 * count + t] = self.d[t * blocks + b].to_bits() as i32;
+                for i in 0..3 {
+                    sums[i * count + t] = self.sums[(t * 3 + i) * blocks + b];
+                    scaled[i * count + t] = self.scaled[(t * 3 + i) * blocks + b];
                 }
             }
         }

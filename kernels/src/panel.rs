@@ -1,21 +1,24 @@
 //! Prefill: panels of quantised rows times many tokens.
 //!
-//! A panel holds [`Panel::ROWS`](crate::isa::Panel) rows unpacked to u8, in the order in which the tiles walk it:
+//! A panel is [`Panel::ROWS`](crate::isa::Panel) rows unpacked to u8, and a stack is up to [`STACK`] panels, in
+//! the order in which the tiles walk it:
 //!
 //! ```text
-//! [class 0..4][block of the class] of  [8][ROWS][4] u8 weights, four values of k together,
-//!                                      [SCALES][ROWS] f32, [MINS][ROWS] f32
+//! [class 0..4][panel][block of the class] of  [8][ROWS][4] u8 weights, four values of k together,
+//!                                             [SCALES][ROWS] f32, [MINS][ROWS] f32
 //! ```
 //!
-//! It is unpacked once and stays in the thread's L2 cache (32 rows × 4096 columns are 144 KiB) while all
-//! tokens pass, a tile of [`Panel::TOKENS`](crate::isa::Panel) at a time. Lanes are rows, and the chains of
-//! the canonical order (see `matvec`) are followed class by class, so the bits are those of `matvec`.
+//! A stack is unpacked once. Then, class by class, all tokens pass it, a tile of
+//! [`Panel::TOKENS`](crate::isa::Panel) at a time: the class of a stack (of 128 rows × 4096 columns: 144 KiB)
+//! stays in the thread's L2 cache, and a tile's activations are fetched into it once for all panels of the
+//! stack. Lanes are rows, and the chains of the canonical order (see `matvec`) are followed class by class,
+//! so the bits are those of `matvec`.
 use crate::acts::{ACT_WORDS, Acts};
+use crate::buffer::cast_mut;
 use crate::format::{Group, Quantised, as_blocks, as_blocks_mut, with_quantised};
-use crate::isa::{Isa, Op, Simd};
+use crate::isa::{Isa, Op, Simd, eight, four};
 use crate::linear::{Matrix, Out};
 use crate::team::Scratch;
-use std::array::from_fn;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -58,43 +61,82 @@ impl<Q: Quantised> Op for Panels<'_, Q> {
 
     #[inline(always)]
     fn call<S: Simd>(self, simd: S) {
-        let blocks = self.acts.blocks();
-        let panel_bytes = blocks * block_bytes::<S, Q>();
-        let init_bytes = (self.acts.tokens() * blocks * Q::SCALES * 4).next_multiple_of(64);
-        let sum_bytes = S::TOKENS * S::ROWS * 2 * 4;
-        let scratch = self.scratch.get::<u8>(panel_bytes + init_bytes + sum_bytes);
-        let (panel, rest) = scratch.split_at_mut(panel_bytes);
-        let (init, sums) = rest.split_at_mut(init_bytes);
-        let (init, sums) = (crate::buffer::cast_mut::<i32>(init), crate::buffer::cast_mut::<f32>(sums));
-        self.acts.packed_init(Q::BIAS - simd.offset(Q::MAX), Q::SCALES, init);
+        let Panels { w, acts, out, .. } = self;
+        let (n, blocks) = (acts.tokens(), acts.blocks());
+        let panels = STACK.min(self.rows.len().div_ceil(S::ROWS));
+        let sizes = [
+            panels * blocks * block_bytes::<S, Q>(),
+            n * blocks * Known::<S, Q, 1>::AUX * 4,
+            panels * n * 2 * S::ROWS * 4,
+        ];
+        let [stack, aux, sums] =
+            split(self.scratch.get(sizes.iter().map(|s| s.next_multiple_of(64)).sum()), sizes);
+        let (aux, sums) = (cast_mut::<i32>(aux), cast_mut::<f32>(sums));
+        if Q::MINS > 0 {
+            acts.packed_scaled(Q::MINS, aux);
+        } else {
+            acts.packed_init(Q::BIAS - simd.offset(Q::MAX), Q::SCALES, aux);
+        }
 
-        let w = as_blocks::<Q>(self.w.data());
-        let row_blocks = self.w.cols() / Q::BLOCK_LEN;
-        for first in self.rows.clone().step_by(S::ROWS) {
-            let rows = S::ROWS.min(self.rows.end - first);
+        let weights = as_blocks::<Q>(w.data());
+        let row_blocks = w.cols() / Q::BLOCK_LEN;
+        for first in self.rows.clone().step_by(STACK * S::ROWS) {
+            let rows = (STACK * S::ROWS).min(self.rows.end - first);
+            let panels = rows.div_ceil(S::ROWS);
+            let stack = &mut stack[..panels * blocks * block_bytes::<S, Q>()];
             // Rows beyond the last repeat it; their results are dropped.
             let row = |i: usize| {
                 let r = first + i.min(rows - 1);
-                &w[r * row_blocks..(r + 1) * row_blocks]
+                &weights[r * row_blocks..(r + 1) * row_blocks]
             };
-            unpack::<S, Q>(simd, row, panel);
-            for tokens in self.acts.tiles() {
-                let words = blocks * ACT_WORDS;
-                let tile = Tile {
-                    blocks,
-                    panel,
-                    acts: &self.acts.packed()[tokens.start * words..tokens.end * words],
-                    init: &init[tokens.start * blocks * Q::SCALES..tokens.end * blocks * Q::SCALES],
-                    sums,
-                };
-                multiply::<S, Q>(simd, tile, tokens.len());
-                for (i, t) in tokens.enumerate() {
-                    // SAFETY: this thread owns the rows it was given.
-                    unsafe { self.out.put(t, first, &sums[i * S::ROWS..i * S::ROWS + rows]) };
+            unpack::<S, Q>(simd, panels, row, stack);
+            for class in 0..4 {
+                let stack = &stack[class * stack.len() / 4..(class + 1) * stack.len() / 4];
+                for tokens in acts.tiles() {
+                    for (panel, weights) in stack.chunks_exact(stack.len() / panels).enumerate() {
+                        let sums = &mut sums[(panel * n + tokens.start) * 2 * S::ROWS..]
+                            [..tokens.len() * 2 * S::ROWS];
+                        let part = |data, words| class_of(data, words * blocks, &tokens, class);
+                        let tile = Tile {
+                            class,
+                            weights,
+                            acts: part(acts.packed(), ACT_WORDS),
+                            aux: part(aux, Known::<S, Q, 1>::AUX),
+                            sums: &mut *sums,
+                        };
+                        multiply::<S, Q>(simd, tile, tokens.len());
+                        if class == 3 {
+                            let rows = S::ROWS.min(rows - panel * S::ROWS);
+                            for (t, y) in tokens.clone().zip(sums.chunks_exact(S::ROWS)) {
+                                // SAFETY: this thread owns the rows it was given.
+                                unsafe { out.put(t, first + panel * S::ROWS, &y[..rows]) };
+                            }
+                        }
+                    }
                 }
             }
         }
     }
+}
+
+/// Panels of a stack. Four let a tile's activations be fetched from beyond the L2 cache a quarter as often,
+/// and one class of them leaves most of a cache of 1 MiB to what passes by.
+const STACK: usize = 4;
+
+/// Consecutive parts of `bytes`, each starting at a multiple of 64.
+fn split<const N: usize>(mut bytes: &mut [u8], sizes: [usize; N]) -> [&mut [u8]; N] {
+    sizes.map(|size| {
+        let (part, rest) = std::mem::take(&mut bytes).split_at_mut(size.next_multiple_of(64));
+        bytes = rest;
+        &mut part[..size]
+    })
+}
+
+/// The words of one class of a tile in `data`, which holds `per_token` words of each token, tile after tile and
+/// in each tile class after class.
+fn class_of<'a>(data: &'a [i32], per_token: usize, tokens: &Range<usize>, class: usize) -> &'a [i32] {
+    let words = per_token / 4 * tokens.len();
+    &data[tokens.start * per_token + class * words..][..words]
 }
 
 /// Bytes of a panel per block of 32 columns.
@@ -102,27 +144,31 @@ const fn block_bytes<S: Simd, Q: Quantised>() -> usize {
     S::ROWS * (32 + 4 * (Q::SCALES + Q::MINS))
 }
 
-/// Unpacks the rows `row(0..ROWS)` into `panel`.
+/// Unpacks the rows `row(0..panels · ROWS)` into `stack`.
 #[inline(always)]
-fn unpack<'a, S: Simd, Q: Quantised>(simd: S, row: impl Fn(usize) -> &'a [Q], panel: &mut [u8]) {
-    let per_class = panel.len() / block_bytes::<S, Q>() / 4;
+fn unpack<'a, S: Simd, Q: Quantised>(
+    simd: S,
+    panels: usize,
+    row: impl Fn(usize) -> &'a [Q],
+    stack: &mut [u8],
+) {
+    let stride = block_bytes::<S, Q>();
+    let per_class = stack.len() / stride / 4 / panels;
     let mut rows = Eight::zeros();
-    for set in (0..S::ROWS).step_by(8) {
+    for first in (0..panels * S::ROWS).step_by(8) {
+        let (panel, set) = (first / S::ROWS, first % S::ROWS);
+        let eight = eight!(i => row(first + i));
         for g in 0..per_class {
             let (unit, half) = (g / Q::HALVES * Q::UNIT, g % Q::HALVES);
             for i in 0..8 {
-                let row = &row(set + i)[unit..];
-                let group = match row.get(..Q::UNIT) {
+                let group = match eight[i].get(unit..unit + Q::UNIT) {
                     Some(blocks) => Q::unpack128(simd, blocks, half),
-                    None => unpack_rest(simd, row),
+                    None => unpack_rest(simd, &eight[i][unit..]),
                 };
                 rows.set::<S, Q>(simd, i, group);
             }
-            for class in 0..4 {
-                let stride = block_bytes::<S, Q>();
-                let block = &mut panel[(class * per_class + g) * stride..][..stride];
-                rows.store::<S, Q>(simd, class, set, block);
-            }
+            let start = four!(class => ((class * panels + panel) * per_class + g) * stride);
+            rows.store::<S, Q>(simd, set, start, stack);
         }
     }
 }
@@ -142,13 +188,13 @@ pub(crate) fn unpack_rest<S: Simd, Q: Quantised>(simd: S, rest: &[Q]) -> Group<S
 struct Eight {
     /// [class][row]
     q: [[[u8; 32]; 8]; 4],
-    /// [class][scales, then mins][row]
-    factors: [[[f32; 8]; 4]; 4],
+    /// [pair][row]: f32 of the four classes, for two factors (scales, then mins).
+    factors: [[[u8; 32]; 8]; 2],
 }
 
 impl Eight {
     fn zeros() -> Self {
-        Eight { q: [[[0; 32]; 8]; 4], factors: [[[0.0; 8]; 4]; 4] }
+        Eight { q: [[[0; 32]; 8]; 4], factors: [[[0; 32]; 8]; 2] }
     }
 
     #[inline(always)]
@@ -156,25 +202,42 @@ impl Eight {
         for class in 0..4 {
             simd.b_store(group.q[class], &mut self.q[class][row]);
         }
-        let factors = group.d[..Q::SCALES].iter().chain(&group.m[..Q::MINS]);
-        for (i, &factor) in factors.enumerate() {
-            for (class, x) in simd.f4_array(factor).into_iter().enumerate() {
-                self.factors[class][i][row] = x;
-            }
+        let [d0, d1] = group.d;
+        let [m0, m1] = group.m;
+        let pairs = match (Q::SCALES, Q::MINS) {
+            (1, 0) => [[d0, d0], [d0, d0]],
+            (2, 0) => [[d0, d1], [d0, d0]],
+            (1, _) => [[d0, m0], [m1, m1]],
+            _ => unreachable!("no format has two scales and mins"),
+        };
+        for (factors, [a, b]) in self.factors[..(Q::SCALES + Q::MINS).div_ceil(2)].iter_mut().zip(pairs) {
+            simd.b_store(simd.b_floats(a, b), &mut factors[row]);
         }
     }
 
-    /// Stores the block of `class` as rows `set..set + 8` of a panel's block.
+    /// Stores rows `set..set + 8` of the four blocks of a panel that start at `start` in `stack`.
     #[inline(always)]
-    fn store<S: Simd, Q: Quantised>(&self, simd: S, class: usize, set: usize, block: &mut [u8]) {
-        let (weights, factors) = block.split_at_mut(32 * S::ROWS);
-        let columns = simd.b_transpose(from_fn(|i| simd.b_load(&self.q[class][i])));
-        for (step, column) in weights.chunks_exact_mut(4 * S::ROWS).zip(columns) {
-            simd.b_store(column, step[4 * set..].first_chunk_mut().expect("eight rows"));
+    fn store<S: Simd, Q: Quantised>(&self, simd: S, set: usize, start: [usize; 4], stack: &mut [u8]) {
+        let factors = Q::SCALES + Q::MINS;
+        for (q, start) in self.q.iter().zip(start) {
+            let weights = &mut stack[start..][..32 * S::ROWS];
+            let rows = eight!(i => simd.b_load(&q[i]));
+            for (k, column) in simd.b_transpose(rows).into_iter().enumerate() {
+                simd.b_store(
+                    column,
+                    weights[4 * (k * S::ROWS + set)..].first_chunk_mut().expect("eight rows"),
+                );
+            }
         }
-        for (out, rows) in factors.chunks_exact_mut(4 * S::ROWS).zip(&self.factors[class]) {
-            for (out, x) in out[4 * set..].as_chunks_mut::<4>().0.iter_mut().zip(rows) {
-                *out = x.to_le_bytes();
+        for (pair, rows) in self.factors[..factors.div_ceil(2)].iter().enumerate() {
+            let rows = eight!(i => simd.b_load(&rows[i]));
+            // Of the first factor classes 0 to 3, then of the second.
+            for (i, column) in simd.b_transpose(rows).into_iter().enumerate() {
+                let factor = 2 * pair + i / 4;
+                if factor < factors {
+                    let at = start[i % 4] + 4 * ((8 + factor) * S::ROWS + set);
+                    simd.b_store(column, stack[at..].first_chunk_mut().expect("eight rows"));
+                }
             }
         }
     }
@@ -187,6 +250,10 @@ struct Known<S, Q, const T: usize>(PhantomData<(S, Q)>);
 impl<S: Simd, Q: Quantised, const T: usize> Known<S, Q, T> {
     const FITS: bool = T <= S::TOKENS;
     const LEVEL: usize = S::LEVELS.of(Q::MAX);
+    /// Words per block and token that the kinds of formats need besides the activations: the scaled sums of
+    /// activations to multiply with mins, or what the integer sums start with. None needs both.
+    const AUX: usize = if Q::MINS > 0 { Q::MINS } else { Q::SCALES };
+    const _ONE_OR_OTHER: () = assert!(Q::MINS == 0 || Q::BIAS == 0 && Q::MAX <= S::NARROW_MAX);
 }
 
 /// Runs the tile in the form that fits the number of tokens and the format.
@@ -237,16 +304,16 @@ fn with_kind<S: Simd, Q: Quantised, const T: usize, const LEVEL: usize>(simd: S,
     }
 }
 
-/// One panel and the activations of T tokens.
+/// One class of a panel and of the activations of T tokens.
 struct Tile<'a> {
-    /// Blocks of 32 columns, a multiple of 4.
-    blocks: usize,
-    panel: &'a [u8],
+    class: usize,
+    /// One class of a panel.
+    weights: &'a [u8],
     /// [blocks][ACT_WORDS][T]
     acts: &'a [i32],
-    /// [blocks][SCALES][T] what the integer sums start with.
-    init: &'a [i32],
-    /// [T][ROWS] results, and as many more for sums on the way.
+    /// [blocks][MINS or else SCALES][T]: scaled sums of activations, or what the integer sums start with.
+    aux: &'a [i32],
+    /// [2][T][ROWS]: the sum of the first two classes, which becomes the result, and of the other two.
     sums: &'a mut [f32],
 }
 
@@ -259,40 +326,41 @@ impl<const T: usize, const LEVEL: usize, const SCALES: usize, const MINS: usize>
 
     #[inline(always)]
     fn call<S: Simd>(self, simd: S) {
-        let Tile { blocks, panel, acts, init, sums } = self.0;
+        let Tile { class, weights, acts, aux, sums } = self.0;
         let stride = S::ROWS * (32 + 4 * (SCALES + MINS));
-        assert_eq!(panel.len(), blocks * stride);
-        assert_eq!(acts.len(), blocks * ACT_WORDS * T);
-        assert_eq!(init.len(), blocks * SCALES * T);
-        assert!(sums.len() >= 2 * T * S::ROWS);
-        let mut panel = panel.as_ptr();
+        let aux_stride = T * if MINS > 0 { MINS } else { SCALES };
+        let blocks = weights.len() / stride;
+        assert!(acts.len() == blocks * ACT_WORDS * T && aux.len() == blocks * aux_stride);
+        assert_eq!(sums.len(), 2 * T * S::ROWS);
+        let mut weights = weights.as_ptr();
         let mut acts = acts.as_ptr();
-        let mut init = init.as_ptr();
-        for class in 0..4 {
-            let mut acc = [simd.pf_splat(0.0); T];
-            for _ in 0..blocks / 4 {
-                // SAFETY: the pointers walk over `blocks` blocks of the sizes asserted above; a panel starts
-                // at 64 bytes and its steps are multiples of that.
-                unsafe {
-                    acc = block::<S, T, LEVEL, SCALES, MINS>(simd, acc, panel, acts, init);
-                    panel = panel.add(stride);
-                    acts = acts.add(ACT_WORDS * T);
-                    init = init.add(SCALES * T);
+        let mut aux = aux.as_ptr();
+        let mut acc = [simd.pf_splat(0.0); T];
+        for _ in 0..blocks {
+            // SAFETY: the pointers walk over `blocks` blocks of the sizes asserted above; a panel starts at 64
+            // bytes and its steps are multiples of that.
+            unsafe {
+                for line in 0..(ACT_WORDS * T).div_ceil(16) {
+                    simd.prefetch(acts.wrapping_add(PREFETCH * ACT_WORDS * T + 16 * line));
                 }
+                acc = block::<S, T, LEVEL, SCALES, MINS>(simd, acc, weights, acts, aux);
+                weights = weights.add(stride);
+                acts = acts.add(ACT_WORDS * T);
+                aux = aux.add(aux_stride);
             }
-            for (t, acc) in acc.into_iter().enumerate() {
-                let (first, second) = (t * S::ROWS, (T + t) * S::ROWS);
-                // SAFETY: both are `ROWS` values within `sums`, whose length was asserted above.
-                unsafe {
-                    let (first, second) = (sums.as_mut_ptr().add(first), sums.as_mut_ptr().add(second));
-                    match class {
-                        0 => simd.pf_store(acc, first),
-                        1 => simd.pf_store(simd.pf_add(simd.pf_load(first), acc), first),
-                        2 => simd.pf_store(acc, second),
-                        _ => {
-                            let upper = simd.pf_add(simd.pf_load(second), acc);
-                            simd.pf_store(simd.pf_add(simd.pf_load(first), upper), first);
-                        }
+        }
+        for (t, acc) in acc.into_iter().enumerate() {
+            // SAFETY: both are `ROWS` values within `sums`, whose length was asserted above.
+            unsafe {
+                let first = sums.as_mut_ptr().add(t * S::ROWS);
+                let second = sums.as_mut_ptr().add((T + t) * S::ROWS);
+                match class {
+                    0 => simd.pf_store(acc, first),
+                    1 => simd.pf_store(simd.pf_add(simd.pf_load(first), acc), first),
+                    2 => simd.pf_store(acc, second),
+                    _ => {
+                        let upper = simd.pf_add(simd.pf_load(second), acc);
+                        simd.pf_store(simd.pf_add(simd.pf_load(first), upper), first);
                     }
                 }
             }
@@ -300,38 +368,45 @@ impl<const T: usize, const LEVEL: usize, const SCALES: usize, const MINS: usize>
     }
 }
 
+/// Blocks that activations are asked for ahead of their use.
+const PREFETCH: usize = 12;
+
 /// Adds the products of one block of 32 columns to the chains.
 ///
 /// # Safety
-/// `panel` points to a block of a panel, aligned to 64 bytes, `acts` to \[ACT_WORDS\]\[T\] and `init` to
-/// \[SCALES\]\[T\] words.
+/// `weights` points to a block of a panel, aligned to 64 bytes, `acts` to \[ACT_WORDS\]\[T\] and `aux` to
+/// \[MINS or else SCALES\]\[T\] words.
 #[inline(always)]
 unsafe fn block<S: Simd, const T: usize, const LEVEL: usize, const SCALES: usize, const MINS: usize>(
     simd: S,
     mut acc: [S::PF; T],
-    panel: *const u8,
+    weights: *const u8,
     acts: *const i32,
-    init: *const i32,
+    aux: *const i32,
 ) -> [S::PF; T] {
     // SAFETY: all reads are within the blocks that the caller gives.
     unsafe {
-        let factor = |i: usize| simd.pf_load(panel.add(S::ROWS * (32 + 4 * i)).cast());
-        let act = |i: usize, t: usize| simd.pf_splat(acts.add((8 + i) * T + t).cast::<f32>().read());
-        let (sum, d) = (half::<S, T, LEVEL, SCALES>(simd, 0, panel, acts, init), factor(0));
-        let mut value: [S::PF; T] = from_fn(|t| simd.pf_mul(simd.p_float(sum[t]), d));
-        if SCALES == 2 {
-            let (sum, d) = (half::<S, T, LEVEL, SCALES>(simd, 1, panel, acts, init), factor(1));
-            value = from_fn(|t| simd.pf_fma(simd.p_float(sum[t]), d, value[t]));
+        let factor = |i: usize| simd.pf_load(weights.add(S::ROWS * (32 + 4 * i)).cast());
+        let (sum, d) = (part::<S, T, LEVEL, SCALES, MINS>(simd, 0, weights, acts, aux), factor(0));
+        let mut value = [d; T];
+        for t in 0..T {
+            value[t] = simd.pf_mul(simd.p_float(sum[t]), d);
         }
-        acc = from_fn(|t| simd.pf_fma(value[t], act(0, t), acc[t]));
-        if MINS == 1 {
-            let m = factor(SCALES);
-            acc = from_fn(|t| simd.pf_fma(m, act(3, t), acc[t]));
-        } else if MINS == 2 {
-            let m = factor(SCALES);
-            acc = from_fn(|t| simd.pf_fma(m, act(1, t), acc[t]));
-            let m = factor(SCALES + 1);
-            acc = from_fn(|t| simd.pf_fma(m, act(2, t), acc[t]));
+        if SCALES == 2 {
+            let (sum, d) = (part::<S, T, LEVEL, SCALES, MINS>(simd, 1, weights, acts, aux), factor(1));
+            for t in 0..T {
+                value[t] = simd.pf_fma(simd.p_float(sum[t]), d, value[t]);
+            }
+        }
+        let scale = acts.add(8 * T).cast::<f32>();
+        for t in 0..T {
+            acc[t] = simd.pf_fma(value[t], simd.pf_splat(scale.add(t).read()), acc[t]);
+        }
+        for i in 0..MINS {
+            let (m, sums) = (factor(SCALES + i), aux.add(i * T).cast::<f32>());
+            for t in 0..T {
+                acc[t] = simd.pf_fma(m, simd.pf_splat(sums.add(t).read()), acc[t]);
+            }
         }
         acc
     }
@@ -342,16 +417,21 @@ unsafe fn block<S: Simd, const T: usize, const LEVEL: usize, const SCALES: usize
 /// # Safety
 /// As for [`block`].
 #[inline(always)]
-unsafe fn half<S: Simd, const T: usize, const LEVEL: usize, const SCALES: usize>(
+unsafe fn part<S: Simd, const T: usize, const LEVEL: usize, const SCALES: usize, const MINS: usize>(
     simd: S,
     h: usize,
-    panel: *const u8,
+    weights: *const u8,
     acts: *const i32,
-    init: *const i32,
+    aux: *const i32,
 ) -> [S::P; T] {
     // SAFETY: part `h` lies within the blocks that the caller gives.
     unsafe {
-        let start = from_fn(|t| simd.p_splat(init.add(h * T + t).read()));
-        simd.p_dots::<T, LEVEL>(start, panel.add(h * 16 * S::ROWS), acts.add(h * 4 * T), 8 / SCALES)
+        let mut start = [simd.p_splat(0); T];
+        if MINS == 0 {
+            for t in 0..T {
+                start[t] = simd.p_splat(aux.add(h * T + t).read());
+            }
+        }
+        simd.p_dots::<T, LEVEL>(start, weights.add(h * 16 * S::ROWS), acts.add(h * 4 * T), 8 / SCALES)
     }
 }

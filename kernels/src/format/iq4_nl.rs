@@ -2,8 +2,7 @@
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_signed_scale};
 use super::q4_0::unpack_nibbles;
 use super::{Format, Group, Quantised, TensorType};
-use crate::isa::Simd;
-use std::array::from_fn;
+use crate::isa::{Simd, four};
 
 /// The steps of the IQ4 formats: finer near zero, where most weights are.
 pub(super) const LUT: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
@@ -64,8 +63,8 @@ impl Quantised for Iq4Nl {
     fn unpack128<S: Simd>(simd: S, blocks: &[Self], _half: usize) -> Group<S> {
         let zero = simd.f4_splat(0.0);
         Group {
-            q: from_fn(|b| lookup(simd, &blocks[b].qs)),
-            d: [simd.f4_f16(from_fn(|b| blocks[b].d)), zero],
+            q: four!(b => lookup(simd, &blocks[b].qs)),
+            d: [simd.f4_f16(four!(b => blocks[b].d)), zero],
             m: [zero; 2],
         }
     }

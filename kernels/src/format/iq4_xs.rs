@@ -2,8 +2,7 @@
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_scale};
 use super::iq4_nl::{BIASED_MAX, LUT, lookup, lut_mean_square};
 use super::{Format, Group, Quantised, TensorType};
-use crate::isa::Simd;
-use std::array::from_fn;
+use crate::isa::{Simd, four};
 
 block! {
     /// Spec: `block_iq4_xs` in <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>
@@ -72,8 +71,8 @@ impl Quantised for Iq4Xs {
         let qs = block.qs.as_chunks::<16>().0;
         let d = simd.f4_f16_splat(block.d);
         Group {
-            q: from_fn(|b| lookup(simd, &qs[4 * half + b])),
-            d: [simd.f4_mul(d, simd.f4_i8(from_fn(|b| scales[4 * half + b]))), zero],
+            q: four!(b => lookup(simd, &qs[4 * half + b])),
+            d: [simd.f4_mul(d, simd.f4_i8(four!(b => scales[4 * half + b]))), zero],
             m: [zero; 2],
         }
     }

@@ -1,8 +1,7 @@
 //! Q2_K: 16 sub-blocks of 16 values of 2 bits, each with a 4-bit scale and minimum, v = d·sc·q − dmin·mn.
 use super::block::{SCALE_RMS, block, even_bytes, f16_bytes, f16_value, minus, random_block, random_scale};
 use super::{Format, Group, Quantised, TensorType};
-use crate::isa::Simd;
-use std::array::from_fn;
+use crate::isa::{Simd, four, two};
 
 block! {
     /// Spec: `block_q2_K` in <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>
@@ -57,12 +56,12 @@ impl Quantised for Q2K {
         let scales = u64::from_le_bytes(block.scales.as_chunks().0[half]);
         let [d, mins] = [block.d, minus(block.dmin)].map(|x| simd.f4_f16_splat(x));
         Group {
-            q: from_fn(|k| {
+            q: four!(k => {
                 let table = |h: usize| (scales >> (16 * k + 8 * h) & 15) * 0x0302_0100;
                 multiples(simd, [table(0), table(1)], q[k])
             }),
             d: [d, simd.f4_splat(0.0)],
-            m: from_fn(|h| {
+            m: two!(h => {
                 simd.f4_mul(mins, simd.f4_u8(even_bytes(scales >> (8 * h + 4) & 0x0f0f_0f0f_0f0f_0f0f)))
             }),
         }
@@ -73,7 +72,8 @@ impl Quantised for Q2K {
 #[inline(always)]
 pub(super) fn two_bits<S: Simd>(simd: S, qs: &[u8; 32]) -> [S::B; 4] {
     let (qs, mask) = (simd.b_load(qs), simd.b_splat(3));
-    [qs, simd.b_shr::<2>(qs), simd.b_shr::<4>(qs), simd.b_shr::<6>(qs)].map(|q| simd.b_and(q, mask))
+    let runs = [qs, simd.b_shr::<2>(qs), simd.b_shr::<4>(qs), simd.b_shr::<6>(qs)];
+    four!(k => simd.b_and(runs[k], mask))
 }
 
 /// Looks `q`, all below 8, up in two tables of eight bytes: one for values 0..16 and one for 16..32.

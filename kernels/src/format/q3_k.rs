@@ -2,7 +2,7 @@
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_scale};
 use super::q2_k::{multiples, two_bits, two_bits_at};
 use super::{Format, Group, Quantised, TensorType};
-use crate::isa::Simd;
+use crate::isa::{Simd, four, two};
 use std::array::from_fn;
 
 block! {
@@ -74,9 +74,9 @@ impl Quantised for Q3K {
         let scales = block.scales();
         let zero = simd.f4_splat(0.0);
         Group {
-            q: from_fn(|k| {
+            q: four!(k => {
                 let q = simd.b_or(low[k], simd.b_and(third[k], mask));
-                multiples(simd, from_fn(|h| products(scales[8 * half + 2 * k + h])), q)
+                multiples(simd, two!(h => products(scales[8 * half + 2 * k + h])), q)
             }),
             d: [simd.f4_f16_splat(block.d), zero],
             m: [zero; 2],

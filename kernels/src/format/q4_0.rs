@@ -1,7 +1,7 @@
 //! Q4_0: 32 values of 4 bits with one scale, v = d·(q − 8).
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_signed_scale};
 use super::{Format, Group, Quantised, TensorType, fit};
-use crate::isa::Simd;
+use crate::isa::{Simd, four};
 use std::array::from_fn;
 
 block! {
@@ -47,8 +47,8 @@ impl Quantised for Q4_0 {
     fn unpack128<S: Simd>(simd: S, blocks: &[Self], _half: usize) -> Group<S> {
         let zero = simd.f4_splat(0.0);
         Group {
-            q: from_fn(|b| simd.b_nibbles(&blocks[b].qs)),
-            d: [simd.f4_f16(from_fn(|b| blocks[b].d)), zero],
+            q: four!(b => simd.b_nibbles(&blocks[b].qs)),
+            d: [simd.f4_f16(four!(b => blocks[b].d)), zero],
             m: [zero; 2],
         }
     }

@@ -2,8 +2,7 @@
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_scale};
 use super::q4_0::{pack_nibbles, quants, unpack_nibbles};
 use super::{Format, Group, Quantised, TensorType, fit};
-use crate::isa::Simd;
-use std::array::from_fn;
+use crate::isa::{Simd, four};
 
 block! {
     /// Spec: `block_q4_1` in <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>
@@ -52,9 +51,9 @@ impl Quantised for Q4_1 {
     fn unpack128<S: Simd>(simd: S, blocks: &[Self], _half: usize) -> Group<S> {
         let zero = simd.f4_splat(0.0);
         Group {
-            q: from_fn(|b| simd.b_nibbles(&blocks[b].qs)),
-            d: [simd.f4_f16(from_fn(|b| blocks[b].d)), zero],
-            m: [simd.f4_f16(from_fn(|b| blocks[b].m)), zero],
+            q: four!(b => simd.b_nibbles(&blocks[b].qs)),
+            d: [simd.f4_f16(four!(b => blocks[b].d)), zero],
+            m: [simd.f4_f16(four!(b => blocks[b].m)), zero],
         }
     }
 }

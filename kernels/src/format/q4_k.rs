@@ -2,7 +2,7 @@
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, minus, random_block, random_scale};
 use super::q4_0::quants;
 use super::{Format, Group, Quantised, TensorType, fit};
-use crate::isa::Simd;
+use crate::isa::{Simd, two};
 use std::array::from_fn;
 
 block! {
@@ -67,7 +67,7 @@ impl Quantised for Q4K {
 #[inline(always)]
 pub(super) fn nibbles<S: Simd>(simd: S, qs: &[u8; 64]) -> [S::B; 4] {
     let mask = simd.b_splat(15);
-    let [a, b] = [0, 1].map(|g| simd.b_load(&qs.as_chunks().0[g]));
+    let [a, b] = two!(g => simd.b_load(&qs.as_chunks().0[g]));
     [simd.b_and(a, mask), simd.b_shr::<4>(a), simd.b_and(b, mask), simd.b_shr::<4>(b)]
 }
 

@@ -2,7 +2,7 @@
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_signed_scale};
 use super::q4_0::{pack_nibbles, quants, unpack_nibbles};
 use super::{Format, Group, Quantised, TensorType, fit};
-use crate::isa::Simd;
+use crate::isa::{Simd, four};
 use std::array::from_fn;
 
 block! {
@@ -50,8 +50,8 @@ impl Quantised for Q5_0 {
     fn unpack128<S: Simd>(simd: S, blocks: &[Self], _half: usize) -> Group<S> {
         let zero = simd.f4_splat(0.0);
         Group {
-            q: from_fn(|b| five(simd, &blocks[b].qs, blocks[b].qh)),
-            d: [simd.f4_f16(from_fn(|b| blocks[b].d)), zero],
+            q: four!(b => five(simd, &blocks[b].qs, blocks[b].qh)),
+            d: [simd.f4_f16(four!(b => blocks[b].d)), zero],
             m: [zero; 2],
         }
     }

@@ -3,8 +3,7 @@ use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_
 use super::q4_0::{pack_nibbles, quants};
 use super::q5_0::{five, pack_fifth, unpack_five};
 use super::{Format, Group, Quantised, TensorType, fit};
-use crate::isa::Simd;
-use std::array::from_fn;
+use crate::isa::{Simd, four};
 
 block! {
     /// Spec: `block_q5_1` in <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>
@@ -55,9 +54,9 @@ impl Quantised for Q5_1 {
     fn unpack128<S: Simd>(simd: S, blocks: &[Self], _half: usize) -> Group<S> {
         let zero = simd.f4_splat(0.0);
         Group {
-            q: from_fn(|b| five(simd, &blocks[b].qs, blocks[b].qh)),
-            d: [simd.f4_f16(from_fn(|b| blocks[b].d)), zero],
-            m: [simd.f4_f16(from_fn(|b| blocks[b].m)), zero],
+            q: four!(b => five(simd, &blocks[b].qs, blocks[b].qh)),
+            d: [simd.f4_f16(four!(b => blocks[b].d)), zero],
+            m: [simd.f4_f16(four!(b => blocks[b].m)), zero],
         }
     }
 }

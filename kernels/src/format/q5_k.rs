@@ -4,7 +4,7 @@ use super::q4_k::{
     Fit, SCALE_MEAN_SQUARE, centred_scales, fit_block, nibbles, scales_and_mins, unpack_scales,
 };
 use super::{Format, Group, Quantised, TensorType};
-use crate::isa::Simd;
+use crate::isa::{Simd, four};
 use std::array::from_fn;
 
 block! {
@@ -70,7 +70,7 @@ impl Quantised for Q5K {
             [simd.b_shl::<4>(fifth), simd.b_shl::<3>(fifth), simd.b_shl::<2>(fifth), simd.b_shl::<1>(fifth)];
         let mask = simd.b_splat(16);
         let zero = simd.f4_splat(0.0);
-        Group { q: from_fn(|b| simd.b_or(low[b], simd.b_and(fifth[b], mask))), d: [d, zero], m: [m, zero] }
+        Group { q: four!(b => simd.b_or(low[b], simd.b_and(fifth[b], mask))), d: [d, zero], m: [m, zero] }
     }
 }
 

@@ -2,7 +2,7 @@
 use super::block::{SCALE_RMS, block, even_bytes, f16_bytes, f16_value, random_block, random_scale};
 use super::q4_0::quants;
 use super::{Format, Group, Quantised, TensorType, fit};
-use crate::isa::Simd;
+use crate::isa::{Simd, four, two};
 use std::array::from_fn;
 
 block! {
@@ -58,7 +58,7 @@ impl Quantised for Q6K {
     #[inline(always)]
     fn unpack128<S: Simd>(simd: S, blocks: &[Self], half: usize) -> Group<S> {
         let [block] = blocks else { unreachable!("a unit is one block") };
-        let [a, b] = [0, 1].map(|g| simd.b_load(&block.ql.as_chunks().0[2 * half + g]));
+        let [a, b] = two!(g => simd.b_load(&block.ql.as_chunks().0[2 * half + g]));
         let high = simd.b_load(&block.qh.as_chunks().0[half]);
         let (mask, high_mask) = (simd.b_splat(15), simd.b_splat(0x30));
         let low = [simd.b_and(a, mask), simd.b_and(b, mask), simd.b_shr::<4>(a), simd.b_shr::<4>(b)];
@@ -66,8 +66,8 @@ impl Quantised for Q6K {
         let d = simd.f4_f16_splat(block.d);
         let scales = u64::from_le_bytes(block.scales.as_chunks().0[half]);
         Group {
-            q: from_fn(|k| simd.b_or(low[k], simd.b_and(high[k], high_mask))),
-            d: from_fn(|h| simd.f4_mul(d, simd.f4_i8(even_bytes(scales >> (8 * h)).map(|s| s as i8)))),
+            q: four!(k => simd.b_or(low[k], simd.b_and(high[k], high_mask))),
+            d: two!(h => simd.f4_mul(d, simd.f4_i8(even_bytes(scales >> (8 * h)).map(|s| s as i8)))),
             m: [simd.f4_splat(0.0); 2],
         }
     }

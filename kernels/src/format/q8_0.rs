@@ -2,8 +2,7 @@
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_signed_scale};
 use super::q4_0::quants;
 use super::{Format, Group, Quantised, TensorType};
-use crate::isa::Simd;
-use std::array::from_fn;
+use crate::isa::{Simd, four};
 
 block! {
     /// Spec: `block_q8_0` in <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>
@@ -50,8 +49,8 @@ impl Quantised for Q8_0 {
         // As u8, an i8 with its top bit flipped is 128 more.
         let flip = simd.b_splat(0x80);
         Group {
-            q: from_fn(|b| simd.b_xor(simd.b_load(&blocks[b].qs), flip)),
-            d: [simd.f4_f16(from_fn(|b| blocks[b].d)), zero],
+            q: four!(b => simd.b_xor(simd.b_load(&blocks[b].qs), flip)),
+            d: [simd.f4_f16(four!(b => blocks[b].d)), zero],
             m: [zero; 2],
         }
     }

@@ -1,10 +1,9 @@
 //! AVX2 and AVX-VNNI: 256-bit vectors.
 use super::simd::WIDE_OFFSET;
 use super::x86::{Avx2, AvxVnni, f16_ptr, op, part_len};
-use super::{Dots, Floats, Levels, Panel};
+use super::{Dots, Floats, Levels, Panel, four, two};
 use half::f16;
 use std::arch::x86_64::*;
-use std::array::from_fn;
 
 macro_rules! impl_floats {
     ($($token:ident)*) => {$(
@@ -218,6 +217,12 @@ macro_rules! impl_i4 {
         fn i4_float(self, a: __m128i) -> __m128 {
             op!(_mm_cvtepi32_ps(a))
         }
+        #[inline(always)]
+        fn i4_array(self, a: __m128i) -> [i32; 4] {
+            let mut out = [0; 4];
+            op!(_mm_storeu_si128(out.as_mut_ptr().cast(), a));
+            out
+        }
     };
 }
 pub(super) use impl_i4;
@@ -230,14 +235,12 @@ impl Dots for Avx2 {
     fn dots(self, max: u8, q: [__m256i; 4], a: &[i8; 128]) -> [__m128i; 2] {
         op! {
             let zero = _mm256_setzero_si256();
-            halves(from_fn(|b| {
-                if self.offset(max) == WIDE_OFFSET {
-                    let w = _mm256_xor_si256(q[b], _mm256_set1_epi8(-128));
-                    dot_signed(zero, w, load_acts(a, b))
-                } else {
-                    dot_narrow(zero, q[b], load_acts(a, b))
-                }
-            }))
+            if self.offset(max) == WIDE_OFFSET {
+                let flip = _mm256_set1_epi8(-128);
+                halves(four!(b => dot_signed(zero, _mm256_xor_si256(q[b], flip), load_acts(a, b))))
+            } else {
+                halves(four!(b => dot_narrow(zero, q[b], load_acts(a, b))))
+            }
         }
     }
 }
@@ -248,7 +251,7 @@ impl Dots for AvxVnni {
 
     #[inline(always)]
     fn dots(self, _max: u8, q: [__m256i; 4], a: &[i8; 128]) -> [__m128i; 2] {
-        op!(halves(from_fn(|b| _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), q[b], load_acts(a, b)))))
+        op!(halves(four!(b => _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), q[b], load_acts(a, b)))))
     }
 }
 
@@ -313,12 +316,10 @@ impl Panel for Avx2 {
             let w = w.cast::<__m256i>();
             if LEVEL == 0 {
                 for k in 0..steps {
-                    let w: [__m256i; 2] = from_fn(|i| {
-                        _mm256_xor_si256(_mm256_load_si256(w.add(2 * k + i)), _mm256_set1_epi8(-128))
-                    });
+                    let w: [__m256i; 2] = two!(i => _mm256_xor_si256(_mm256_load_si256(w.add(2 * k + i)), _mm256_set1_epi8(-128)));
                     for (t, acc) in acc.iter_mut().enumerate() {
                         let a = _mm256_set1_epi32(*a.add(k * T + t));
-                        *acc = from_fn(|i| dot_signed(acc[i], w[i], a));
+                        *acc = two!(i => dot_signed(acc[i], w[i], a));
                     }
                 }
             } else {
@@ -326,15 +327,15 @@ impl Panel for Avx2 {
                 for from in (0..steps).step_by(level) {
                     let mut words = [[_mm256_setzero_si256(); 2]; T];
                     for k in from..from + level {
-                        let w: [__m256i; 2] = from_fn(|i| _mm256_load_si256(w.add(2 * k + i)));
+                        let w: [__m256i; 2] = two!(i => _mm256_load_si256(w.add(2 * k + i)));
                         for (t, words) in words.iter_mut().enumerate() {
                             let a = _mm256_set1_epi32(*a.add(k * T + t));
-                            *words = from_fn(|i| _mm256_add_epi16(words[i], _mm256_maddubs_epi16(w[i], a)));
+                            *words = two!(i => _mm256_add_epi16(words[i], _mm256_maddubs_epi16(w[i], a)));
                         }
                     }
                     let one = _mm256_set1_epi16(1);
                     for (acc, words) in acc.iter_mut().zip(words) {
-                        *acc = from_fn(|i| _mm256_add_epi32(acc[i], _mm256_madd_epi16(words[i], one)));
+                        *acc = two!(i => _mm256_add_epi32(acc[i], _mm256_madd_epi16(words[i], one)));
                     }
                 }
             }
@@ -359,10 +360,10 @@ impl Panel for AvxVnni {
         op! {
             let w = w.cast::<__m256i>();
             for k in 0..steps {
-                let w: [__m256i; 2] = from_fn(|i| _mm256_load_si256(w.add(2 * k + i)));
+                let w: [__m256i; 2] = two!(i => _mm256_load_si256(w.add(2 * k + i)));
                 for (t, acc) in acc.iter_mut().enumerate() {
                     let a = _mm256_set1_epi32(*a.add(k * T + t));
-                    *acc = from_fn(|i| _mm256_dpbusd_avx_epi32(acc[i], w[i], a));
+                    *acc = two!(i => _mm256_dpbusd_avx_epi32(acc[i], w[i], a));
                 }
             }
             acc

@@ -1,10 +1,9 @@
 //! AVX512-VNNI: 512-bit vectors.
 use super::avx2::{halves, impl_i4, load_acts, max8, sum8};
 use super::x86::{Avx512Vnni, f16_ptr, op, part_len};
-use super::{Dots, Floats, Levels, Panel};
+use super::{Dots, Floats, Levels, Panel, four};
 use half::f16;
 use std::arch::x86_64::*;
-use std::array::from_fn;
 
 /// A mask of the first `n` ≤ 16 lanes.
 #[inline(always)]
@@ -133,7 +132,7 @@ impl Dots for Avx512Vnni {
 
     #[inline(always)]
     fn dots(self, _max: u8, q: [__m256i; 4], a: &[i8; 128]) -> [__m128i; 2] {
-        op!(halves(from_fn(|b| _mm256_dpbusd_epi32(_mm256_setzero_si256(), q[b], load_acts(a, b)))))
+        op!(halves(four!(b => _mm256_dpbusd_epi32(_mm256_setzero_si256(), q[b], load_acts(a, b)))))
     }
 }
 
@@ -164,6 +163,10 @@ impl Panel for Avx512Vnni {
             }
             acc
         }
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, address: *const T) {
+        op!(_mm_prefetch::<_MM_HINT_T0>(address.cast()))
     }
     #[inline(always)]
     fn p_splat(self, x: i32) -> Self::P {

@@ -2,7 +2,10 @@
 //!
 //! A kernel is written once, generic over [`Simd`], as an [`Op`]; [`Isa::dispatch`] runs it with the
 //! token of an instruction set chosen at run time. Everything between [`Simd::run`] and the token's
-//! methods must be `#[inline(always)]`: only `run` carries the `target_feature` attributes.
+//! methods must be `#[inline(always)]`: only `run` carries the `target_feature` attributes. A closure has no
+//! such promise, nor have the functions that take one, as `array::map` and `from_fn`; what is compiled as a
+//! function of its own lies outside the instruction set and is up to a hundred times slower. Use loops and
+//! `four!` where operations of the token are called.
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -23,6 +26,41 @@ pub use x86::{Avx2, Avx512Vnni, AvxVnni};
 
 use std::fmt;
 use std::str::FromStr;
+
+/// An array of four: `four!(i => f(i))` is `[f(0), f(1), f(2), f(3)]` without a closure.
+macro_rules! four {
+    ($i:ident => $value:expr) => {
+        $crate::isa::array!($i => $value; 0 1 2 3)
+    };
+}
+pub(crate) use four;
+
+/// An array of two, as [`four`].
+macro_rules! two {
+    ($i:ident => $value:expr) => {
+        $crate::isa::array!($i => $value; 0 1)
+    };
+}
+pub(crate) use two;
+
+/// An array of eight, as [`four`].
+macro_rules! eight {
+    ($i:ident => $value:expr) => {
+        $crate::isa::array!($i => $value; 0 1 2 3 4 5 6 7)
+    };
+}
+pub(crate) use eight;
+
+/// The values of an expression for the numbers given.
+macro_rules! array {
+    // One expression and many numbers do not repeat together, so the numbers are taken one by one.
+    ($i:ident => $value:expr; $($n:literal)*) => { $crate::isa::array!(@ $i $value; []; $($n)*) };
+    (@ $i:ident $value:expr; [$($done:expr,)*]; $n:literal $($rest:literal)*) => {
+        $crate::isa::array!(@ $i $value; [$($done,)* { let $i = $n; $value },]; $($rest)*)
+    };
+    (@ $i:ident $value:expr; [$($done:expr,)*];) => { [$($done),*] };
+}
+pub(crate) use array;
 
 macro_rules! isas {
     ($($(#[$doc:meta])* $variant:ident = $name:literal $(, floats of $floats:ident)? $(, if $cfg:meta)?;)*) => {

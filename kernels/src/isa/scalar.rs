@@ -235,6 +235,10 @@ impl Bytes for Scalar {
         map(x, |x| x as f32)
     }
     #[inline(never)]
+    fn b_floats(self, a: Self::F4, b: Self::F4) -> Self::B {
+        from_fn(|i| [a, b][i / 16][i % 16 / 4].to_le_bytes()[i % 4])
+    }
+    #[inline(never)]
     fn f4_array(self, a: Self::F4) -> [f32; 4] {
         a
     }
@@ -281,6 +285,10 @@ impl Dots for Scalar {
     #[inline(never)]
     fn i4_float(self, a: Self::I4) -> Self::F4 {
         map(a, |a| a as f32)
+    }
+    #[inline(never)]
+    fn i4_array(self, a: Self::I4) -> [i32; 4] {
+        a
     }
 }
 

@@ -159,6 +159,8 @@ pub trait Bytes: Floats {
     fn f4_i8(self, x: [i8; 4]) -> Self::F4 {
         self.f4_i32(x.map(i32::from))
     }
+    /// The bytes of the lanes of `a`, then of `b`.
+    fn b_floats(self, a: Self::F4, b: Self::F4) -> Self::B;
     /// The four lanes.
     fn f4_array(self, a: Self::F4) -> [f32; 4];
     /// a · b
@@ -198,6 +200,8 @@ pub trait Dots: Bytes {
     fn i4_add(self, a: Self::I4, b: Self::I4) -> Self::I4;
     /// Lanes as f32, rounded to nearest even.
     fn i4_float(self, a: Self::I4) -> Self::F4;
+    /// The four lanes.
+    fn i4_array(self, a: Self::I4) -> [i32; 4];
 }
 
 /// Half of the range of a byte: see [`Dots::NARROW_MAX`].
@@ -230,6 +234,9 @@ pub trait Panel: Dots {
         a: *const i32,
         steps: usize,
     ) -> [Self::P; T];
+    /// Asks for the cache line at `address` to be read soon; any address will do.
+    #[inline(always)]
+    fn prefetch<T>(self, _address: *const T) {}
     /// All lanes `x`.
     fn p_splat(self, x: i32) -> Self::P;
     /// Lanes as f32, rounded to nearest even.

@@ -157,6 +157,7 @@ impl Op for ByteOps {
         r.push(("f4_load", f4(f)));
         r.push(("f4_splat", f4(g)));
         // Finite f16 values: the exponent is not all ones.
+        r.push(("b_floats", out(s.b_floats(f, g))));
         r.push(("f4_f16", f4(s.f4_f16(from_fn(|i| [self.x[i], self.x[i + 4] & 0xbb])))));
         r.push(("f4_i32", f4(s.f4_i32(self.i))));
         r.push(("f4_mul", f4(s.f4_mul(f, g))));
@@ -167,6 +168,7 @@ impl Op for ByteOps {
         }
         r.push(("f4_sum", vec![s.f4_sum(f).to_bits()]));
         let i = s.i4_load(&self.i);
+        r.push(("i4_array", s.i4_array(s.i4_add(i, i)).map(|x| x as u32).to_vec()));
         r.push(("i4_float", f4(s.i4_float(s.i4_add(i, i)))));
         r
     }

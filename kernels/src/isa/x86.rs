@@ -57,7 +57,7 @@ tokens! {
 
 /// Byte i of the result tells whether bit i of `bits` is set (0xff) or not (0).
 #[inline(always)]
-pub(super) fn spread_bits(bits: u32) -> __m256i {
+fn spread_bits(bits: u32) -> __m256i {
     op! {
         let bytes = _mm256_shuffle_epi8(
             _mm256_set1_epi32(bits as i32),
@@ -94,7 +94,7 @@ fn transpose8(r: [__m256i; 8]) -> [__m256i; 8] {
 }
 
 macro_rules! impl_bytes {
-    ($($token:ident: $bits:expr;)*) => {$(
+    ($($token:ident: $bits:ident;)*) => {$(
         impl Bytes for $token {
             type B = __m256i;
             type F4 = __m128;
@@ -129,8 +129,7 @@ macro_rules! impl_bytes {
             }
             #[inline(always)]
             fn b_bits(self, bits: u32, value: u8) -> __m256i {
-                let bits_fn: fn(u32, u8) -> __m256i = $bits;
-                bits_fn(bits, value)
+                $bits(bits, value)
             }
             #[inline(always)]
             fn b_store(self, v: __m256i, out: &mut [u8; 32]) {
@@ -209,6 +208,10 @@ macro_rules! impl_bytes {
                 op!(_mm_cvtepi32_ps(_mm_cvtepi8_epi32(_mm_cvtsi32_si128(x))))
             }
             #[inline(always)]
+            fn b_floats(self, a: __m128, b: __m128) -> __m256i {
+                op!(_mm256_castps_si256(_mm256_set_m128(b, a)))
+            }
+            #[inline(always)]
             fn f4_array(self, a: __m128) -> [f32; 4] {
                 let mut out = [0.0; 4];
                 op!(_mm_storeu_ps(out.as_mut_ptr(), a));
@@ -233,10 +236,22 @@ macro_rules! impl_bytes {
     )*};
 }
 
+/// Bytes `value` where bits are set.
+#[inline(always)]
+fn select_bits(bits: u32, value: u8) -> __m256i {
+    op!(_mm256_and_si256(spread_bits(bits), _mm256_set1_epi8(value as i8)))
+}
+
+/// Bytes `value` where bits are set, by a mask.
+#[inline(always)]
+fn mask_bits(bits: u32, value: u8) -> __m256i {
+    op!(_mm256_maskz_set1_epi8(bits, value as i8))
+}
+
 impl_bytes! {
-    Avx2: |bits, value| op!(_mm256_and_si256(spread_bits(bits), _mm256_set1_epi8(value as i8)));
-    AvxVnni: |bits, value| op!(_mm256_and_si256(spread_bits(bits), _mm256_set1_epi8(value as i8)));
-    Avx512Vnni: |bits, value| op!(_mm256_maskz_set1_epi8(bits, value as i8));
+    Avx2: select_bits;
+    AvxVnni: select_bits;
+    Avx512Vnni: mask_bits;
 }
 
 /// How many of up to 16 values of a slice there are.

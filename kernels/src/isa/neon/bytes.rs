@@ -139,6 +139,10 @@ impl<M: Multiply> Bytes for Token<M> {
         neon! { vcvtq_f32_s32(vld1q_s32(x.as_ptr())) }
     }
     #[inline(always)]
+    fn b_floats(self, a: Self::F4, b: Self::F4) -> Self::B {
+        neon! { [vreinterpretq_u8_f32(a), vreinterpretq_u8_f32(b)] }
+    }
+    #[inline(always)]
     fn f4_array(self, a: Self::F4) -> [f32; 4] {
         let mut out = [0.0; 4];
         neon! { vst1q_f32(out.as_mut_ptr(), a) };

@@ -41,6 +41,12 @@ impl<M: Multiply> Dots for Token<M> {
         neon! { vaddq_s32(a, b) }
     }
     #[inline(always)]
+    fn i4_array(self, a: Self::I4) -> [i32; 4] {
+        let mut out = [0; 4];
+        neon! { vst1q_s32(out.as_mut_ptr(), a) };
+        out
+    }
+    #[inline(always)]
     fn i4_float(self, a: Self::I4) -> Self::F4 {
         neon! { vcvtq_f32_s32(a) }
     }
