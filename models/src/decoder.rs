@@ -9,6 +9,7 @@ use lapwing_kernels::acts::Acts;
 use lapwing_kernels::attention::{AttnArgs, attention};
 use lapwing_kernels::format::decode_row;
 use lapwing_kernels::linear::{Product, linear};
+use lapwing_kernels::low_rank::LowRank;
 use lapwing_kernels::norm::{rms_norm, rms_norm_heads};
 use lapwing_kernels::rope::{RopeTable, rope};
 use lapwing_kernels::team::Team;
@@ -16,6 +17,7 @@ use lapwing_kernels::team::Team;
 use crate::arch::DecoderSpec;
 use crate::kv_cache::KvCache;
 use crate::linear::Linear;
+use crate::lora::{OUTPUT, Resolved, Stack};
 use crate::model::{Model, Rope};
 use crate::weights::LayerWeights;
 use crate::{Class, Error, Result};
@@ -72,6 +74,8 @@ pub struct Workspace {
     ropes: Vec<Turns>,
     /// `[rows][vocab]`, rows wanted by the last call.
     logits: Vec<f32>,
+    /// Adapters on the weights.
+    stack: Resolved,
 }
 
 impl Workspace {
@@ -99,7 +103,14 @@ impl Workspace {
             acts: Acts::new(n, spec.width.max(spec.q_width()).max(ff)),
             ropes: model.ropes().iter().map(|rope| Turns::new(rope, 0)).collect(),
             logits: Vec::new(),
+            stack: Resolved::default(),
         })
+    }
+
+    /// Uses the adapters of `stack`, all fitted to this model, from the next call on. What a cache holds was
+    /// computed with those before: keep one cache for each [`Stack::key`].
+    pub fn set_stack(&mut self, stack: &Stack) {
+        self.stack = stack.resolve();
     }
 
     /// Most tokens of one batch.
@@ -217,7 +228,7 @@ fn forward_batch(
     let weights = model.weights();
     let (n, width, eps) = (tokens.len(), spec.width, spec.norm_eps);
 
-    embed(model, tokens, &mut ws.x);
+    embed(model, &ws.stack, tokens, &mut ws.x);
     for (turns, rope) in ws.ropes.iter_mut().zip(model.ropes()) {
         turns.cover(rope, cache.capacity(), cache.len(), n);
     }
@@ -239,7 +250,8 @@ fn forward_batch(
     rms_norm(team, x, width, Some(&weights.norm), eps, h);
     ws.acts.set(team, h, wanted, width);
     let logits = &mut ws.logits[row * spec.vocab..][..wanted * spec.vocab];
-    linear(team, &ws.acts, h, &mut [product(model, &weights.output, logits, false)]);
+    let deltas = ws.stack.of(OUTPUT, 0);
+    linear(team, &ws.acts, h, &mut [product(model, &weights.output, &deltas, logits, false)]);
     if spec.logit_scale != 1.0 {
         scale(logits, spec.logit_scale);
     }
@@ -255,10 +267,11 @@ fn forward_batch(
 }
 
 /// Writes the embeddings of `tokens` to the start of `x`.
-fn embed(model: &Model, tokens: &[u32], x: &mut [f32]) {
+fn embed(model: &Model, stack: &Resolved, tokens: &[u32], x: &mut [f32]) {
     let (spec, matrix) = (model.spec(), model.matrix(&model.weights().embedding));
     for (&token, x) in tokens.iter().zip(x.chunks_exact_mut(spec.width)) {
         decode_row(matrix.ty(), matrix.row(token as usize), x);
+        stack.add_embedding(token, x);
         if spec.embedding_scale != 1.0 {
             scale(x, spec.embedding_scale);
         }
@@ -284,14 +297,16 @@ fn attend(
     rms_norm(team, &ws.x[..n * width], width, Some(&layer.attention_norm), eps, h);
     ws.acts.set(team, h, n, width);
     let (q, k, v) = (&mut ws.q[..n * q_width], &mut ws.k[..n * kv_width], &mut ws.v[..n * kv_width]);
+    let stack = &ws.stack;
+    let [of_q, of_k, of_v] = [&layer.q, &layer.k, &layer.v].map(|w| stack.of_linear(w));
     linear(
         team,
         &ws.acts,
         h,
         &mut [
-            product(model, &layer.q, q, false),
-            product(model, &layer.k, k, false),
-            product(model, &layer.v, v, false),
+            product(model, &layer.q, &of_q, q, false),
+            product(model, &layer.k, &of_k, k, false),
+            product(model, &layer.v, &of_v, v, false),
         ],
     );
     if let Some((of_q, of_k)) = &layer.qk_norms {
@@ -322,11 +337,12 @@ fn attend(
     attention(team, &args, attended);
     ws.acts.set(team, attended, m, q_width);
     let x = &mut ws.x[from * width..n * width];
+    let of_o = stack.of_linear(&layer.o);
     match &layer.attention_post_norm {
-        None => linear(team, &ws.acts, attended, &mut [product(model, &layer.o, x, true)]),
+        None => linear(team, &ws.acts, attended, &mut [product(model, &layer.o, &of_o, x, true)]),
         Some(norm) => {
             let (t, h) = (&mut ws.t[..m * width], &mut ws.h[..m * width]);
-            linear(team, &ws.acts, attended, &mut [product(model, &layer.o, t, false)]);
+            linear(team, &ws.acts, attended, &mut [product(model, &layer.o, &of_o, t, false)]);
             rms_norm(team, t, width, Some(norm), eps, h);
             add(x, h);
         }
@@ -349,20 +365,24 @@ fn feed_forward(
     let h = &mut ws.h[..m * width];
     rms_norm(team, x, width, Some(&layer.ffn_norm), eps, h);
     ws.acts.set(team, h, m, width);
+    let [of_gate, of_up, of_down] = [&layer.gate, &layer.up, &layer.down].map(|w| ws.stack.of_linear(w));
     let (gate, up, gated) = (&mut ws.gate[..m * ff], &mut ws.up[..m * ff], &mut ws.gated[..m * ff]);
     linear(
         team,
         &ws.acts,
         h,
-        &mut [product(model, &layer.gate, gate, false), product(model, &layer.up, up, false)],
+        &mut [
+            product(model, &layer.gate, &of_gate, gate, false),
+            product(model, &layer.up, &of_up, up, false),
+        ],
     );
     gate_with(team, activation, gate, up, gated);
     ws.acts.set(team, gated, m, ff);
     match &layer.ffn_post_norm {
-        None => linear(team, &ws.acts, gated, &mut [product(model, &layer.down, x, true)]),
+        None => linear(team, &ws.acts, gated, &mut [product(model, &layer.down, &of_down, x, true)]),
         Some(norm) => {
             let t = &mut ws.t[..m * width];
-            linear(team, &ws.acts, gated, &mut [product(model, &layer.down, t, false)]);
+            linear(team, &ws.acts, gated, &mut [product(model, &layer.down, &of_down, t, false)]);
             rms_norm(team, t, width, Some(norm), eps, h);
             add(x, h);
         }
@@ -370,15 +390,14 @@ fn feed_forward(
 }
 
 /// One product of all tokens held in the activations, `out` being `[n][rows]`.
-fn product<'a>(model: &'a Model, weights: &'a Linear, out: &'a mut [f32], add: bool) -> Product<'a> {
-    Product {
-        w: model.matrix(weights),
-        bias: weights.bias(),
-        out,
-        out_stride: weights.rows(),
-        add,
-        low_rank: &[],
-    }
+fn product<'a>(
+    model: &'a Model,
+    weights: &'a Linear,
+    low_rank: &'a [LowRank<'a>],
+    out: &'a mut [f32],
+    add: bool,
+) -> Product<'a> {
+    Product { w: model.matrix(weights), bias: weights.bias(), out, out_stride: weights.rows(), add, low_rank }
 }
 
 /// Whether no value is infinite or NaN: their exponents are all ones. Branch-free, so that it runs in vectors.

@@ -5,6 +5,7 @@
 mod config;
 mod dora;
 mod factor;
+mod fit;
 mod gguf;
 mod names;
 mod peft;
@@ -18,6 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Class, Error, Result};
 
 pub use factor::Factor;
+pub(crate) use fit::OUTPUT;
 pub use names::{is_rotary_projection, module_of_tensor};
 pub use stack::{DEFAULT_FACTORS, Entry, Fitted, Resolved, Stack, StackKey};
 

@@ -10,6 +10,7 @@ use lapwing_kernels::team::Team;
 use super::dora::Dora;
 use super::{Adapter, Base, Delta};
 use crate::error::{Class, Error, Result};
+use crate::linear::Linear;
 
 /// Type in which factors are kept in memory unless another is asked for.
 pub const DEFAULT_FACTORS: TensorType = TensorType::Q8_0;
@@ -236,12 +237,20 @@ impl Resolved {
         self.linear.is_empty() && self.embedding.is_empty()
     }
 
-    /// The deltas of the product with rows `first_row..` of the tensor `name`.
-    pub fn of(&self, name: &str, first_row: usize) -> impl Iterator<Item = LowRank<'_>> {
-        self.linear.get(name).into_iter().flatten().filter_map(move |part| {
-            let factors = &part.fitted.linear.get(&part.target)?.factors;
-            Some(LowRank { factors, first_row, scale: part.scale, gain: part.gain.as_deref() })
-        })
+    /// The deltas on `weights`, in the order of summation.
+    pub(crate) fn of_linear(&self, weights: &Linear) -> Vec<LowRank<'_>> {
+        self.of(weights.name(), weights.first_row())
+    }
+
+    /// The deltas on the rows `first_row..` of the tensor `name`, in the order of summation.
+    pub(crate) fn of(&self, name: &str, first_row: usize) -> Vec<LowRank<'_>> {
+        let parts = self.linear.get(name).into_iter().flatten();
+        parts
+            .filter_map(|part| {
+                let factors = &part.fitted.linear.get(&part.target)?.factors;
+                Some(LowRank { factors, first_row, scale: part.scale, gain: part.gain.as_deref() })
+            })
+            .collect()
     }
 
     /// Adds the deltas of the embedding of `token` to its row `x` ([width]).
