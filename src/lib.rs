@@ -7,4 +7,5 @@
 
 pub mod cost;
 pub mod sampler;
+pub mod synthetic;
 pub mod text;

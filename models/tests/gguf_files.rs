@@ -372,39 +372,52 @@ fn changes_while_in_use_are_found() {
     check(&read);
 }
 
-/// The child of the next test: opens a file, has it cut by the parent's hand, and reads on.
+/// The child of the next test: opens a file, cuts it, and reads on from several threads.
 #[test]
 #[cfg(unix)]
 fn child_reads_a_file_that_is_cut() {
     let Some(path) = std::env::var_os("LAPWING_TEST_CUT") else { return };
+    lapwing_models::os::faults_as_json(std::env::var_os("LAPWING_TEST_JSON").is_some());
     let gguf = open(Path::new(&path)).unwrap();
     std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(4096).unwrap();
-    let sum: u64 = gguf.tensors().flat_map(|t| t.data).map(|&b| u64::from(b)).sum();
-    println!("read on without a fault: {sum}");
+    let read = || gguf.tensors().flat_map(|t| t.data).map(|&b| u64::from(b)).sum::<u64>();
+    std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(read))));
+    println!("read on without a fault");
 }
 
 #[test]
 #[cfg(unix)]
 fn a_file_cut_while_mapped_ends_in_one_line_and_exit_5() {
     let folder = Folder::new("cut");
-    let path = folder.path("m.gguf");
-    let mut writer = Writer::new(&path);
-    writer.tensor("t", TensorType::F32, &[1 << 20]).unwrap();
-    let mut stream = writer.start().unwrap();
-    stream.write(&vec![1; 4 << 20]).unwrap();
-    stream.finish().unwrap();
-    let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["child_reads_a_file_that_is_cut", "--exact", "--nocapture"])
-        .env("LAPWING_TEST_CUT", &path)
-        .output()
-        .unwrap();
-    let stderr = String::from_utf8(child.stderr).unwrap();
-    assert_eq!(child.status.code(), Some(5), "{stderr}");
-    let line = format!(
-        "lapwing: {}: the file became shorter while it was in use; restore it and start again\n",
-        path.display()
-    );
-    assert_eq!(stderr, line);
+    let path = folder.path("m\n.gguf");
+    for json in [false, true] {
+        let mut writer = Writer::new(&path);
+        writer.tensor("t", TensorType::F32, &[1 << 20]).unwrap();
+        let mut stream = writer.start().unwrap();
+        stream.write(&vec![1; 4 << 20]).unwrap();
+        stream.finish().unwrap();
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child
+            .args(["child_reads_a_file_that_is_cut", "--exact", "--nocapture"])
+            .env("LAPWING_TEST_CUT", &path);
+        if json {
+            child.env("LAPWING_TEST_JSON", "1");
+        }
+        let child = child.output().unwrap();
+        let stderr = String::from_utf8(child.stderr).unwrap();
+        assert_eq!(child.status.code(), Some(5), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        let what = "the file became shorter while it was in use; restore it and start again";
+        if json {
+            let value: serde_json::Value = serde_json::from_str(&stderr).unwrap();
+            assert_eq!(value["error"]["class"], "changed");
+            assert_eq!(value["error"]["file"].as_str(), path.to_str());
+            assert!(value["error"]["message"].as_str().unwrap().contains(what));
+        } else {
+            let name = path.display().to_string().replace('\n', " ");
+            assert_eq!(stderr, format!("lapwing: {name}: {what}\n"));
+        }
+    }
 }
 
 /// The child of the next test: a fault outside every map, with one present.

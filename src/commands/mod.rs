@@ -79,6 +79,7 @@ pub fn main() -> ExitCode {
         Err(error) => return fail::usage(&error),
     };
     let ui = Ui::new(cli.ui);
+    lapwing_models::os::faults_as_json(ui.json());
     match cli.command.run(&ui) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail::failure(&error, ui.output),

@@ -2,20 +2,42 @@
 //! would kill the process without a word. Here it ends with one clear line and the exit code of
 //! [`Class::Changed`](crate::Class::Changed); faults elsewhere go to whoever handled them before.
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The line written when the map of `file` faults.
+use crate::error::{Class, Error};
+
+/// Whether the line is JSON.
+static AS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// Whether the line written on a fault is to be JSON, as errors under `-o json` are. Counts for files that are mapped
+/// afterwards.
+pub fn faults_as_json(on: bool) {
+    AS_JSON.store(on, Ordering::Relaxed);
+}
+
+/// The line written when the map of `file` faults. It is made now: within a signal nothing can be allocated.
 fn line(file: &Path) -> Box<[u8]> {
-    let name = crate::gguf::shown(&file.display().to_string());
-    format!("lapwing: {name}: the file became shorter while it was in use; restore it and start again\n")
-        .into_bytes()
-        .into()
+    let error = Error::new(Class::Changed, "the file became shorter while it was in use")
+        .in_file(file)
+        .advice("restore it and start again");
+    let mut line = if AS_JSON.load(Ordering::Relaxed) {
+        serde_json::json!({ "error": {
+            "class": error.class.name(), "file": file.to_string_lossy(), "at": "", "expected": "", "got": "",
+            "message": error.to_string(),
+        }})
+        .to_string()
+    } else {
+        format!("lapwing: {}", error.to_string().replace(char::is_control, " "))
+    };
+    line.push('\n');
+    line.into_bytes().into()
 }
 
 #[cfg(unix)]
 mod imp {
     use std::ptr;
     use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
     /// Most maps at one time: four sessions of the largest split models.
     const SLOTS: usize = 4096;
@@ -108,6 +130,14 @@ mod imp {
                 || address.wrapping_sub(start) >= slot.len.load(Ordering::Relaxed)
             {
                 continue;
+            }
+            // Several threads read the same weights: only the first writes, the others wait for the end.
+            static DYING: AtomicBool = AtomicBool::new(false);
+            if DYING.swap(true, Ordering::Relaxed) {
+                loop {
+                    // SAFETY: pause is safe within a signal and takes nothing.
+                    unsafe { libc::pause() };
+                }
             }
             // SAFETY: someone reads this map now, so its guard, which owns the line, is alive; write and
             // _exit are safe within a signal.

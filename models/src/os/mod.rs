@@ -6,6 +6,7 @@ mod memory;
 mod save;
 
 pub use cpus::default_threads;
+pub use fault::faults_as_json;
 pub use map::{Bytes, Fingerprint};
 pub use memory::{available_memory, physical_memory};
 pub use save::NewFile;
