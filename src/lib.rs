@@ -5,7 +5,13 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod conversation;
 pub mod cost;
+pub mod engine;
+pub mod logprobs;
+pub mod perplexity;
 pub mod sampler;
+pub mod self_check;
+pub mod session;
 pub mod synthetic;
 pub mod text;

@@ -16,6 +16,7 @@ mod math;
 mod matvec;
 pub mod norm;
 mod panel;
+pub mod probe;
 pub mod rope;
 pub mod team;
 #[cfg(test)]

@@ -11,8 +11,15 @@
 //! ```
 //!
 //! and the result is (acc0 + acc1) + (acc2 + acc3). Here the four classes are the four lanes of a vector.
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod wide;
+#[cfg(target_arch = "x86_64")]
+mod wide256;
+#[cfg(target_arch = "x86_64")]
+mod wide32;
+
 use crate::acts::{BLOCK, GROUP, Row};
-use crate::format::{Group, Quantised, as_blocks, with_quantised};
+use crate::format::{Group, Quantised, TensorType, as_blocks, blocks, with_quantised};
 use crate::isa::{Isa, Op, Simd};
 use crate::linear::{Matrix, Out};
 use crate::panel::unpack_rest;
@@ -29,7 +36,23 @@ pub(crate) fn matvec(
     out: &Out,
     scratch: &mut Scratch,
 ) {
-    with_quantised!(w.ty(), Q => isa.dispatch(Rows::<Q>::new(w, rows, acts, t, out, scratch)), else => todo!("{}", w.ty()));
+    #[cfg(target_arch = "x86_64")]
+    if let (Isa::Avx512Vnni, Some(simd)) = (isa, crate::isa::Avx512Vnni::new()) {
+        macro_rules! wide {
+            ($($format:ident)*) => {
+                match w.ty() {
+                    $(TensorType::$format => {
+                        let rows = Rows::<blocks::$format>::new(w, rows, acts, t, out, scratch);
+                        return simd.run(wide::WideRows(rows));
+                    })*
+                    _ => {}
+                }
+            };
+        }
+        wide!(Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Iq4Nl Q2K Q3K Q4K Q5K Q6K Iq4Xs);
+    }
+    with_quantised!(w.ty(), Q => isa.dispatch(Rows::<Q>::new(w, rows, acts, t, out, scratch)),
+        else => unreachable!("float weights have their own kernels"));
 }
 
 pub(crate) struct Rows<'a, Q> {

@@ -59,8 +59,6 @@ impl Model {
         let mut spec = arch::describe(&gguf).map_err(in_file)?;
         spec.dense().map_err(in_file)?;
         spec.vocab = weights::vocab(&gguf)?;
-        let weights = Weights::find(&gguf, &spec)?;
-        let ropes = spec.ropes.iter().map(|rope| Rope::new(&gguf, rope)).collect::<Result<_>>()?;
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         if tokenizer.n_vocab() != spec.vocab {
             return Err(gguf.tensor_error(
@@ -70,6 +68,8 @@ impl Model {
                 spec.vocab,
             ));
         }
+        let weights = Weights::find(&gguf, &spec)?;
+        let ropes = spec.ropes.iter().map(|rope| Rope::new(&gguf, rope)).collect::<Result<_>>()?;
         Ok(Self { gguf, spec, weights, tokenizer, ropes })
     }
 

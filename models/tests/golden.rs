@@ -78,12 +78,15 @@ fn largest_difference(model: &Model, tokens: &[u32], positions: &[usize], data: 
     largest
 }
 
+/// Measured: 8e-5. PyTorch and lapwing both sum in f32, each in its own order.
+const LIMIT: f64 = 4e-4;
+
 fn f32_agrees_on_512(model: &Model, data: &Value) {
     let text = &data["text_512"];
     let positions: Vec<usize> = (0..512).collect();
     let largest = largest_difference(model, &ids(&text["tokens"]), &positions, text);
     println!("largest difference of log-probabilities over 512 positions: {largest:.2e}");
-    assert!(largest <= 2e-3, "{largest}");
+    assert!(largest <= LIMIT, "{largest}");
 }
 
 #[test]
@@ -101,5 +104,5 @@ fn gemma3_as_f32_has_the_log_probabilities_of_pytorch_also_past_its_window() {
     let positions: Vec<usize> = ids(&long["positions"]).into_iter().map(|p| p as usize).collect();
     let largest = largest_difference(&model, &ids(&long["tokens"]), &positions, long);
     println!("largest difference of log-probabilities over 1536 positions: {largest:.2e}");
-    assert!(largest <= 2e-3, "{largest}");
+    assert!(largest <= LIMIT, "{largest}");
 }

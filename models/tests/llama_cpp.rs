@@ -1,8 +1,12 @@
 //! Checks against a checkout of llama.cpp, where the variable LAPWING_LLAMA_CPP says that one is.
 use std::path::PathBuf;
 
-use lapwing_models::gguf::{Gguf, OpenOptions};
-use lapwing_models::tokenizer::Tokenizer;
+use lapwing_models::chat_template::{ChatTemplate, Clock, Message};
+use lapwing_models::gguf::{Gguf, OpenOptions, Strings};
+use lapwing_models::tokenizer::{Parts, Tokenizer};
+use serde_json::Value;
+
+mod common;
 
 fn checkout() -> Option<PathBuf> {
     let path = std::env::var_os("LAPWING_LLAMA_CPP").map(PathBuf::from);
@@ -54,4 +58,69 @@ fn vocabularies() {
     // Encoders, and architectures that are not run.
     assert!(refused.iter().all(|name| name.contains("bert") || name.contains("gemma-4")), "{refused:?}");
     assert!(passed.len() >= 13, "{passed:?}");
+}
+
+/// Every chat template there renders as jinja2 renders it with transformers' settings.
+#[test]
+fn templates() {
+    let Some(llama_cpp) = checkout() else { return };
+    let golden = std::fs::read_to_string(common::root().join("tests/data/templates.json")).unwrap();
+    let golden: Value = serde_json::from_str(&golden).unwrap();
+    let now: Vec<i8> = golden["now"].as_array().unwrap().iter().map(|n| n.as_i64().unwrap() as i8).collect();
+    let clock = Clock::At(2025, now[1], now[2], now[3], now[4], now[5]);
+    let chats: Vec<Vec<Message>> = golden["chats"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|chat| {
+            let text = |message: &Value, field: &str| message[field].as_str().unwrap().to_owned();
+            chat.as_array()
+                .unwrap()
+                .iter()
+                .map(|m| Message::new(text(m, "role"), text(m, "content")))
+                .collect()
+        })
+        .collect();
+    let tokenizer = vocabulary();
+    let (mut equal, mut refused) = (0, Vec::new());
+    for (name, cases) in golden["templates"].as_object().unwrap() {
+        let source = std::fs::read_to_string(llama_cpp.join("models/templates").join(name)).unwrap();
+        let template =
+            ChatTemplate::with_clock(&source, &tokenizer, clock).unwrap_or_else(|e| panic!("{name}: {e}"));
+        for (i, case) in cases.as_array().unwrap().iter().enumerate() {
+            let rendered = template.render(&tokenizer, &chats[i / 2], i % 2 == 0);
+            let rendered = rendered.map(|segments| segments.into_iter().map(|s| s.text).collect::<String>());
+            match (rendered, case["text"].as_str()) {
+                (Ok(text), Some(expected)) => {
+                    assert_eq!(text, expected, "{name}, case {i}");
+                    equal += 1;
+                }
+                // What jinja2 refuses is refused here too, by name.
+                (Err(error), None) => {
+                    println!("{name}, case {i}: {error} (jinja2: {})", case["error"]);
+                    refused.push(name.clone());
+                }
+                (Ok(_), None) => panic!("{name}, case {i}: renders, although jinja2 says {}", case["error"]),
+                (Err(error), Some(_)) => panic!("{name}, case {i}: {error}"),
+            }
+        }
+        // In a chat, system text goes to the user where a template has no place for it.
+        let template = ChatTemplate::for_model(Some(&source), &tokenizer);
+        println!("{name}: {}", template.fallback().unwrap_or("used"));
+    }
+    refused.dedup();
+    println!("{equal} cases equal, {} templates refused: {refused:?}", refused.len());
+    assert!(refused.len() <= 5 && equal >= 272);
+}
+
+/// Bytes, and a few control tokens that the templates write.
+fn vocabulary() -> Tokenizer {
+    let mut texts = vec!["<unk>".to_owned(), "<s>".to_owned(), "</s>".to_owned()];
+    texts.extend((0..256).map(|byte| format!("<0x{byte:02X}>")));
+    texts.extend(["<|im_start|>", "<|im_end|>", "[INST]", "[/INST]", "<start_of_turn>"].map(str::to_owned));
+    let types: Vec<i64> = (0..texts.len()).map(|id| if (3..259).contains(&id) { 6 } else { 3 }).collect();
+    let tokens: Strings = texts.iter().collect();
+    let mut parts = Parts::new("llama", &tokens);
+    parts.token_type = Some(&types);
+    Tokenizer::from_parts(&parts).unwrap()
 }

@@ -27,13 +27,12 @@ pub fn data_folder() -> Option<PathBuf> {
 /// without `.gguf`) equals it, else the only one that starts with it; letters compare without case.
 ///
 /// # Errors
-/// A usage error that lists what there is when nothing, or more than one file, fits.
+/// An error that lists what there is when nothing fits; a usage error when more than one file does.
 pub fn model(name: &Path) -> Result<PathBuf> {
-    let is_path = name.components().count() > 1 || name.is_absolute() || name.exists();
-    let text = name.to_string_lossy().to_lowercase();
-    if is_path || text.ends_with(".gguf") && model_folders().is_empty() {
+    if name.components().count() > 1 || name.is_absolute() || name.exists() {
         return Ok(name.to_path_buf());
     }
+    let text = name.to_string_lossy().to_lowercase();
     let known = known_models();
     let stem = |path: &PathBuf| path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
     let wanted = text.strip_suffix(".gguf").unwrap_or(&text);
@@ -43,7 +42,7 @@ pub fn model(name: &Path) -> Result<PathBuf> {
     let starting: Vec<_> = known.iter().filter(|path| stem(path).starts_with(wanted)).collect();
     match starting.as_slice() {
         [path] => Ok((*path).clone()),
-        [] => Err(Error::new(Class::Usage, format!("no model named {}", name.display()))
+        [] => Err(Error::bad_file(format!("no model named {}", name.display()))
             .advice(format!("give a path, or one of: {}", names(&known)))),
         several => Err(Error::new(Class::Usage, format!("several models start with {}", name.display()))
             .advice(format!("say which: {}", names(several.iter().copied())))),
@@ -53,13 +52,13 @@ pub fn model(name: &Path) -> Result<PathBuf> {
 /// The default model's file.
 ///
 /// # Errors
-/// A usage error that says how to get it when it is not there.
+/// An error that says how to get it when it is not there.
 pub fn default_model() -> Result<PathBuf> {
     known_models()
         .into_iter()
         .find(|path| path.file_stem().is_some_and(|stem| stem.eq_ignore_ascii_case(DEFAULT_MODEL)))
         .ok_or_else(|| {
-            Error::new(Class::Usage, "no model given, and the default model is not here")
+            Error::bad_file("no model given, and the default model is not here")
                 .advice("run ./quickstart to fetch it, or give the path of a GGUF file: lapwing chat MODEL")
         })
 }

@@ -6,6 +6,8 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 mod fail;
 mod find;
+mod interrupt;
+mod load;
 mod options;
 mod output_file;
 mod ui;

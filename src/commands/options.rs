@@ -1,7 +1,8 @@
 //! Options that several commands share (flatten them into a command's `Args`).
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches};
+use lapwing::sampler::{KINDS, Param, Preset, Settings};
 
 /// How a model is loaded and computed.
 #[derive(Args, Clone, Debug)]
@@ -26,30 +27,109 @@ pub struct ModelOptions {
     pub isa: Option<String>,
 }
 
-/// How tokens are chosen.
-#[derive(Args, Clone, Debug)]
+/// How tokens are chosen: one option for each parameter that a sampler registers, so that a new sampler is on the
+/// command line without a line here.
+#[derive(Clone, Debug, Default)]
 pub struct SamplerOptions {
-    /// Tokens to generate at most (default: until the model ends)
-    #[arg(short = 'n', long, value_name = "N")]
+    /// Most tokens to generate; `None` is until the model ends.
     pub predict: Option<usize>,
-    /// Seed of the random choices (default: a new one each time)
-    #[arg(long, value_name = "N")]
+    /// Seed asked for.
     pub seed: Option<u64>,
-    /// Temperature; 0 always takes the most likely token
-    #[arg(long, value_name = "X", default_value_t = 0.8)]
-    pub temp: f32,
-    /// Keep the K most likely tokens; 0 keeps all
-    #[arg(long, value_name = "K", default_value_t = 40)]
-    pub top_k: usize,
-    /// Keep the most likely tokens up to this total probability; 1 keeps all
-    #[arg(long, value_name = "P", default_value_t = 0.95)]
-    pub top_p: f32,
-    /// Drop tokens less likely than this share of the most likely one; 0 keeps all
-    #[arg(long, value_name = "P", default_value_t = 0.05)]
-    pub min_p: f32,
-    /// Penalty on tokens among the last 64; 1 is none
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
-    pub repeat_penalty: f32,
+    /// Samplers and their order, as given.
+    samplers: Option<String>,
+    /// Parameters given, by name.
+    given: Vec<(&'static str, Vec<String>)>,
+}
+
+impl SamplerOptions {
+    /// `base` with what was given on the command line.
+    ///
+    /// # Errors
+    /// A usage error on an unknown sampler.
+    pub fn apply(&self, mut base: Settings) -> lapwing_models::Result<Settings> {
+        for (name, texts) in &self.given {
+            match texts.as_slice() {
+                [one] => base.set(name, one)?,
+                several => base.set_texts(name, several.to_vec())?,
+            }
+        }
+        if let Some(names) = &self.samplers {
+            base.set_order(names)?;
+        }
+        base.seed = self.seed.or(base.seed);
+        Ok(base)
+    }
+}
+
+impl Args for SamplerOptions {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let predict = Arg::new("predict")
+            .short('n')
+            .long("predict")
+            .alias("n-predict")
+            .value_name("N")
+            .value_parser(clap::value_parser!(usize))
+            .help("Tokens to generate at most (default: until the model ends)");
+        let seed = Arg::new("seed")
+            .short('s')
+            .long("seed")
+            .value_name("N")
+            .value_parser(clap::value_parser!(u64))
+            .help("Seed of the random choices (default: a new one each time)");
+        let samplers = Arg::new("samplers").long("samplers").value_name("NAMES").help(format!(
+            "Samplers to apply, in order (default: {})",
+            Settings::default().kinds().map(|kind| kind.name).collect::<Vec<_>>().join(";")
+        ));
+        KINDS
+            .iter()
+            .flat_map(|kind| kind.params)
+            .map(sampler_arg)
+            .fold(command.args([predict, seed, samplers]), |command, arg| {
+                command.arg(arg.help_heading("Sampling"))
+            })
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+/// The option of one sampler parameter.
+fn sampler_arg(param: &'static Param) -> Arg {
+    let arg = Arg::new(param.name)
+        .long(param.name)
+        .aliases(param.aliases.iter().copied())
+        .help(format!("{} [default: {}]", param.help, param.default_value()))
+        // Kept as text: the settings parse it again, with the same words for what is wrong.
+        .value_parser(|text: &str| match param.parse(text) {
+            Ok(_) => Ok(text.to_owned()),
+            Err(error) => Err(format!("expected {}", error.expected)),
+        });
+    match param.preset {
+        Preset::Int(_, least, _) => arg.value_name("N").allow_negative_numbers(least < 0),
+        Preset::Float(_, least, _) => arg.value_name("X").allow_negative_numbers(least < 0.0),
+        Preset::Texts(_) => arg.value_name("TEXT").action(ArgAction::Append).allow_hyphen_values(true),
+    }
+}
+
+impl FromArgMatches for SamplerOptions {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = |param: &'static Param| {
+            let texts: Vec<String> = matches.get_many(param.name)?.cloned().collect();
+            Some((param.name, texts))
+        };
+        Ok(Self {
+            predict: matches.get_one("predict").copied(),
+            seed: matches.get_one("seed").copied(),
+            samplers: matches.get_one("samplers").cloned(),
+            given: KINDS.iter().flat_map(|kind| kind.params).filter_map(given).collect(),
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 /// A model named on the command line: a path, or a name looked up in the model folders.

@@ -1,11 +1,194 @@
-//! `lapwing run`.
-use super::Ui;
+//! `lapwing run`: one answer to stdout.
+use std::io::{IsTerminal, Read, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
-/// Arguments of `lapwing run`.
+use lapwing::conversation::Conversation;
+use lapwing::engine::Engine;
+use lapwing::sampler::Chain;
+use lapwing::session::{Answer, Limits, Session, Stop};
+use lapwing::text::safe;
+use lapwing_models::chat_template::ChatTemplate;
+use lapwing_models::tokenizer::Tokenizer;
+use lapwing_models::{Class, Error};
+use serde_json::{Value, json};
+
+use super::interrupt::Interrupt;
+use super::{ModelArg, ModelOptions, SamplerOptions, Ui, load, ui};
+
+/// Prints one answer to stdout, and nothing else there.
 #[derive(clap::Args, Debug)]
-pub struct Args {}
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArg,
+    /// The prompt (otherwise -f, otherwise what comes from stdin)
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    prompt: Option<String>,
+    /// File with the prompt; a last line end is not part of it
+    #[arg(short, long, value_name = "FILE", conflicts_with = "prompt")]
+    file: Option<PathBuf>,
+    /// Instructions to the model, before the prompt
+    #[arg(long, value_name = "TEXT", overrides_with = "system", conflicts_with = "raw")]
+    system: Option<String>,
+    /// Continue the prompt as it is, without the chat template
+    #[arg(long)]
+    raw: bool,
+    /// End the answer where this text comes, without it (repeatable)
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Go on when the model ends its answer
+    #[arg(long)]
+    ignore_eos: bool,
+    /// With -o json: the log-probabilities of the N most likely tokens at each step
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    logprobs: usize,
+    #[command(flatten)]
+    options: ModelOptions,
+    #[command(flatten)]
+    sampling: SamplerOptions,
+}
 
 /// Runs the command.
-pub fn run(_args: Args, _ui: &Ui) -> anyhow::Result<()> {
-    anyhow::bail!("not here yet")
+pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
+    let interrupt = Interrupt::install()?;
+    let prompt = prompt_text(args.prompt.as_deref(), args.file.as_deref())?;
+    let engine = load::engine(&args.model.file()?, &args.options)?;
+    let mut session = load::session(&engine, &args.options)?;
+    let settings = load::settings(&engine, &args.sampling)?;
+    let mut chain = Chain::new(&settings, engine.model().tokenizer());
+
+    let ids = prompt_ids(&engine, &args, &prompt, ui)?;
+    let limits = Limits {
+        predict: args.sampling.predict,
+        ignore_eos: args.ignore_eos,
+        stops: args.stop,
+        logprobs: args.logprobs,
+    };
+    let guard = interrupt.guard();
+    let progress = ui::Progress::new(ui, "reading the prompt");
+    session.eval(&ids, guard.cancel(), &mut |done, of| progress.set(done, of))?;
+    progress.finish();
+
+    let mut stdout = std::io::stdout().lock();
+    let (mut written, mut ends_line) = (Ok(()), true);
+    let answer = session.generate(&mut chain, &limits, guard.cancel(), &mut |piece| {
+        if !ui.json() && !piece.text.is_empty() {
+            ends_line = piece.text.ends_with('\n');
+            written = stdout.write_all(safe(piece.text).as_bytes()).and_then(|()| stdout.flush());
+        }
+        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    written?;
+    if ui.json() {
+        writeln!(stdout, "{}", ui::json_text(&report(&session, &answer, chain.seed())))?;
+    } else if !ends_line {
+        writeln!(stdout)?;
+    }
+    stdout.flush()?;
+    if ui.verbose {
+        eprintln!("{}", ui::speed_line(session.stats()));
+    }
+    match answer.stop {
+        Stop::Cancelled => Err(Error::new(Class::Interrupted, "interrupted").into()),
+        Stop::Context if !ui.quiet && !ui.json() => {
+            let context = session.context();
+            eprintln!("lapwing: the context of {context} tokens is full: the answer is cut (see --ctx-size)");
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The prompt's text, from where it was given.
+fn prompt_text(prompt: Option<&str>, file: Option<&Path>) -> anyhow::Result<String> {
+    if let Some(prompt) = prompt {
+        return Ok(prompt.to_owned());
+    }
+    let (name, bytes) = match file {
+        Some(file) if file != Path::new("-") => {
+            (file, std::fs::read(file).map_err(|error| Error::io("read the prompt", file, &error))?)
+        }
+        from => {
+            let mut stdin = std::io::stdin().lock();
+            if from.is_none() && stdin.is_terminal() {
+                return Err(Error::new(Class::Usage, "no prompt")
+                    .advice("give one with -p or -f, or through a pipe; or use: lapwing chat")
+                    .into());
+            }
+            let mut bytes = Vec::new();
+            let stdin_name = Path::new("stdin");
+            stdin
+                .read_to_end(&mut bytes)
+                .map_err(|error| Error::io("read the prompt", stdin_name, &error))?;
+            (stdin_name, bytes)
+        }
+    };
+    let mut text = String::from_utf8(bytes).map_err(|error| {
+        let at = format!("byte {}", error.utf8_error().valid_up_to());
+        Error::bad_file("the prompt is not UTF-8 text").in_file(name).at(at)
+    })?;
+    // Editors and `echo` end the last line; that is not part of what was meant.
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
+}
+
+/// The prompt's tokens: through the chat template, or as it is.
+fn prompt_ids(engine: &Engine, args: &Args, prompt: &str, ui: &Ui) -> anyhow::Result<Vec<u32>> {
+    let tokenizer = engine.model().tokenizer();
+    if args.raw {
+        let mut ids: Vec<u32> = tokenizer.bos().filter(|_| tokenizer.add_bos()).into_iter().collect();
+        ids.extend(tokenizer.encode(prompt, false));
+        return Ok(ids);
+    }
+    let template: ChatTemplate = load::template(engine, ui)?;
+    let mut conversation = Conversation::default();
+    conversation.set_system(args.system.clone());
+    conversation.say(prompt);
+    Ok(conversation.prompt(&template, tokenizer)?)
+}
+
+/// The answer as JSON.
+fn report(session: &Session, answer: &Answer, seed: u64) -> Value {
+    let stats = session.stats();
+    let tokenizer = session.engine().model().tokenizer();
+    let ms = |time: std::time::Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+    let mut value = json!({
+        "text": answer.text,
+        "tokens": answer.ids,
+        "n_prompt": stats.n_prompt,
+        "n_cached": stats.n_cached,
+        "n_eval": stats.n_eval,
+        "n_gen": stats.n_gen,
+        "stop": answer.stop.name(),
+        "seed": seed,
+        "timings": {
+            "load": ms(session.engine().load_time()),
+            "prefill": ms(stats.prefill),
+            "decode": ms(stats.decode),
+            "first_token": ms(stats.first_token),
+        },
+    });
+    if !answer.logprobs.is_empty() {
+        let one = |logprob: &lapwing::logprobs::Logprob| {
+            let text = piece_text(tokenizer, logprob.id);
+            json!({ "id": logprob.id, "text": text, "logprob": logprob.logprob })
+        };
+        let tokens = answer.logprobs.iter().map(|token| {
+            let mut value = one(&token.chosen);
+            value["top"] = token.top.iter().map(one).collect();
+            value
+        });
+        value["logprobs"] = tokens.collect();
+    }
+    value
+}
+
+/// What a token stands for; parts of characters as U+FFFD.
+fn piece_text(tokenizer: &Tokenizer, id: u32) -> String {
+    String::from_utf8_lossy(&tokenizer.token_bytes(id)).into_owned()
 }

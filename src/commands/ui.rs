@@ -66,3 +66,64 @@ impl Ui {
         matches!(self.output, Some(Output::Json | Output::Jsonl))
     }
 }
+
+/// A progress bar on stderr, if that is a terminal; gone when finished.
+pub struct Progress(Option<indicatif::ProgressBar>);
+
+impl Progress {
+    /// A bar that appears only when the work takes a while.
+    pub fn new(ui: &Ui, what: &'static str) -> Self {
+        if !ui.shows_progress() {
+            return Self(None);
+        }
+        let bar = indicatif::ProgressBar::with_draw_target(None, indicatif::ProgressDrawTarget::hidden());
+        if let Ok(style) = indicatif::ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} tokens") {
+            bar.set_style(style);
+        }
+        bar.set_message(what);
+        Self(Some(bar))
+    }
+
+    /// `done` of `of` is done.
+    pub fn set(&self, done: usize, of: usize) {
+        let Some(bar) = &self.0 else { return };
+        if bar.is_hidden() && bar.elapsed() >= SHOW_AFTER && done < of {
+            bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+        }
+        bar.set_length(of as u64);
+        bar.set_position(done as u64);
+    }
+
+    /// Removes the bar.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Work shorter than this shows no bar, as it would only flicker.
+const SHOW_AFTER: std::time::Duration = std::time::Duration::from_millis(300);
+
+/// `value` as one line of JSON that is also safe on a terminal: what [`lapwing::text::is_safe`] refuses is escaped.
+pub fn json_text(value: &serde_json::Value) -> String {
+    let text = value.to_string();
+    // serde_json escapes C0; DEL, C1 and bidi controls only occur inside strings, where an escape means the same.
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if lapwing::text::is_safe(c) { out.push(c) } else { out += &format!("\\u{:04x}", u32::from(c)) }
+    }
+    out
+}
+
+/// What an answer took, for `-v`.
+pub fn speed_line(stats: &lapwing::session::Stats) -> String {
+    format!(
+        "[{} tokens read at {:.1}/s, {} from the cache; {} written at {:.1}/s]",
+        stats.n_eval,
+        stats.prefill_speed(),
+        stats.n_cached,
+        stats.n_gen,
+        stats.decode_speed()
+    )
+}

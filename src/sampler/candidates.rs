@@ -70,6 +70,12 @@ impl Candidates {
         }
     }
 
+    /// All logits, in no particular order.
+    pub fn logits(&self) -> impl Iterator<Item = f32> {
+        let dense = if self.is_dense { self.dense.as_slice() } else { &[] };
+        dense.iter().copied().chain(self.list.iter().map(|c| c.logit))
+    }
+
     /// The candidates as a list, in no particular order unless [`Self::sort_first`] came before.
     pub fn list(&mut self) -> &mut Vec<Candidate> {
         if self.is_dense {
@@ -162,6 +168,22 @@ impl Candidates {
     /// Keeps the first `n` of the list (at least one).
     pub fn truncate(&mut self, n: usize) {
         self.list().truncate(n.max(1));
+    }
+
+    /// Drops the first `n` of the list, but never all.
+    pub fn drop_first(&mut self, n: usize) {
+        let list = self.list();
+        list.drain(..n.min(list.len().saturating_sub(1)));
+    }
+
+    /// Changes the list at will; when nothing is left of it, the best candidate is.
+    pub fn rewrite(&mut self, change: impl FnOnce(&mut Vec<Candidate>)) {
+        let best = self.best();
+        change(self.list());
+        if self.list.is_empty() {
+            self.list.push(best);
+        }
+        self.sorted = false;
     }
 
     /// Sets every candidate's probability: the softmax of the logits, summed in f64 in list order.

@@ -1,6 +1,4 @@
 //! The samplers in their order, and the draw at the end.
-use lapwing_models::{Error, Result};
-
 use super::{Candidates, Rng, Sampler, Settings, Vocab};
 
 /// What the chain chose.
@@ -39,19 +37,16 @@ impl Chain {
         self.samplers.iter_mut().for_each(|sampler| sampler.reset());
     }
 
-    /// Chooses the token that follows `past`, given one logit for each token of the vocabulary.
-    ///
-    /// # Errors
-    /// A bad-file error when a logit is not a number or infinitely high: the weights are damaged.
-    pub fn choose(&mut self, logits: &[f32], past: &[u32]) -> Result<Choice> {
-        check(logits)?;
+    /// Chooses the token that follows `past`, given one finite logit for each token of the vocabulary (the forward
+    /// pass gives no others).
+    pub fn choose(&mut self, logits: &[f32], past: &[u32]) -> Choice {
         self.candidates.fill(logits);
         for sampler in &mut self.samplers {
             sampler.apply(&mut self.candidates, past, &mut self.rng);
         }
         let choice = self.draw();
         self.samplers.iter_mut().for_each(|sampler| sampler.accept(&choice));
-        Ok(choice)
+        choice
     }
 
     /// Draws one candidate by its probability.
@@ -72,17 +67,4 @@ impl Chain {
         let best = self.candidates.best();
         Choice { id: best.id, p: best.p }
     }
-}
-
-/// Refuses logits that are NaN or +∞ (−∞ only means "never").
-pub(crate) fn check(logits: &[f32]) -> Result<()> {
-    let is_bad = |x: f32| x.is_nan() || x == f32::INFINITY;
-    // First without branches, as this passes for every token of every answer.
-    if !logits.iter().fold(false, |bad, &x| bad | is_bad(x)) {
-        return Ok(());
-    }
-    let (id, value) = (0..).zip(logits).find(|&(_, &x)| is_bad(x)).unwrap_or((0, &f32::NAN));
-    Err(Error::bad_file("the model computed a logit that is no number: its weights are damaged")
-        .at(format!("token {id}"))
-        .expected_got("finite logits", value))
 }

@@ -1,8 +1,9 @@
 //! Min-p: drops tokens less likely than a share of the most likely one (Nguyen et al. 2024).
-use super::{Candidates, Kind, Param, Preset, Rng, Sampler};
+use super::{Candidates, Kind, Param, Place, Preset, Rng, Sampler};
 
 pub(super) static KIND: Kind = Kind {
     name: "min_p",
+    place: Place::Listed,
     params: &[Param {
         name: "min-p",
         aliases: &[],

@@ -1,10 +1,11 @@
 //! Penalties on tokens that came before: repeat (Keskar et al. 2019, CTRL), frequency and presence (OpenAI's).
 use std::collections::BTreeMap;
 
-use super::{Candidates, Kind, Param, Preset, Rng, Sampler};
+use super::{Candidates, Kind, Param, Place, Preset, Rng, Sampler};
 
 pub(super) static KIND: Kind = Kind {
     name: "penalties",
+    place: Place::Listed,
     params: &[
         Param {
             name: "repeat-last-n",

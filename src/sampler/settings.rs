@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use lapwing_models::{Class, Error, Result};
 
-use super::{KINDS, Kind};
+use super::{KINDS, Kind, Place};
 
 /// One parameter of a sampler.
 #[derive(Debug)]
@@ -96,6 +96,11 @@ impl Param {
     }
 }
 
+/// The samplers that the order may name.
+fn listed() -> impl Iterator<Item = &'static Kind> {
+    KINDS.iter().copied().filter(|kind| kind.place == Place::Listed)
+}
+
 /// Values of all parameters and the order of the chain.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -111,7 +116,7 @@ impl Default for Settings {
         let params = KINDS.iter().flat_map(|kind| kind.params);
         Self {
             values: params.map(|param| (param.name, param.default_value())).collect(),
-            order: KINDS.iter().map(|kind| kind.name).collect(),
+            order: listed().map(|kind| kind.name).collect(),
             seed: None,
         }
     }
@@ -137,8 +142,8 @@ impl Settings {
     /// A usage error when there is no such parameter, or the value does not fit it.
     pub fn set(&mut self, name: &str, text: &str) -> Result<()> {
         let param = Self::param(name)?;
-        self.values.insert(param.name, param.parse(text)?);
-        Ok(())
+        let value = param.parse(text)?;
+        self.put(param, value)
     }
 
     /// Sets a parameter of texts to several.
@@ -150,7 +155,14 @@ impl Settings {
         if !matches!(param.preset, Preset::Texts(_)) {
             return Err(Error::new(Class::Usage, format!("{} takes one number", param.name)));
         }
-        self.values.insert(param.name, Value::Texts(texts));
+        self.put(param, Value::Texts(texts))
+    }
+
+    fn put(&mut self, param: &Param, value: Value) -> Result<()> {
+        if let (Value::Texts(texts), "logit-bias") = (&value, param.name) {
+            texts.iter().try_for_each(|text| super::logit_bias::parse(text).map(drop))?;
+        }
+        self.values.insert(param.name, value);
         Ok(())
     }
 
@@ -190,29 +202,30 @@ impl Settings {
     /// A usage error on an unknown name.
     pub fn set_order(&mut self, names: &str) -> Result<()> {
         let find = |name: &str| {
-            // llama.cpp's own aliases for two of the names.
+            // llama.cpp's own aliases.
             let canonical = match name {
-                "temp" => "temperature",
-                "nucleus" => "top_p",
-                other => other,
+                "temp" => "temperature".to_owned(),
+                "nucleus" => "top_p".to_owned(),
+                "typ" | "typical" | "typical_p" | "typical-p" => "typ_p".to_owned(),
+                other => other.replace('-', "_"),
             };
-            KINDS
-                .iter()
-                .find(|kind| kind.name == canonical.replace('-', "_"))
-                .map(|kind| kind.name)
-                .ok_or_else(|| {
-                    let known = KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ");
-                    Error::new(Class::Usage, "unknown sampler").expected_got(format!("some of {known}"), name)
-                })
+            listed().find(|kind| kind.name == canonical).map(|kind| kind.name).ok_or_else(|| {
+                let known = listed().map(|kind| kind.name).collect::<Vec<_>>().join(", ");
+                Error::new(Class::Usage, "unknown sampler").expected_got(format!("some of {known}"), name)
+            })
         };
         let names = names.split(';').map(str::trim).filter(|name| !name.is_empty());
         self.order = names.map(find).collect::<Result<_>>()?;
         Ok(())
     }
 
-    /// The samplers to apply, in order.
+    /// The samplers to apply, in order. Some may have nothing to do.
     pub fn kinds(&self) -> impl Iterator<Item = &'static Kind> {
-        self.order.iter().filter_map(|name| KINDS.iter().find(|kind| kind.name == *name).copied())
+        let placed = |place| KINDS.iter().copied().filter(move |kind| kind.place == place);
+        let mirostat = self.int("mirostat") > 0;
+        let order = self.order.iter().filter_map(|name| listed().find(|kind| kind.name == *name));
+        let order = order.filter(move |kind| !mirostat || kind.name == "temperature");
+        placed(Place::First).chain(order).chain(placed(Place::Last))
     }
 
     /// All parameters with their values, in the order of [`KINDS`].

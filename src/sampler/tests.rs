@@ -33,13 +33,35 @@ pub(super) fn only(changes: &[(&str, &str)]) -> Settings {
     settings
 }
 
+/// A vocabulary of these texts.
+pub(super) struct Words(pub(super) Vec<&'static str>);
+
+impl Vocab for Words {
+    fn n_tokens(&self) -> usize {
+        self.0.len()
+    }
+    fn bytes(&self, id: u32) -> Vec<u8> {
+        self.0[id as usize].as_bytes().to_vec()
+    }
+}
+
 /// The probability of each token after the chain, 0 where it was removed.
 pub(super) fn distribution(settings: &Settings, logits: &[f32], past: &[u32]) -> Vec<f64> {
+    distribution_in(&(), settings, logits, past)
+}
+
+/// [`distribution`] with a vocabulary.
+pub(super) fn distribution_in(
+    vocab: &dyn Vocab,
+    settings: &Settings,
+    logits: &[f32],
+    past: &[u32],
+) -> Vec<f64> {
     let mut candidates = Candidates::default();
     candidates.fill(logits);
     let mut rng = Rng::new(7);
     for kind in settings.kinds() {
-        if let Some(mut sampler) = (kind.build)(settings, &()) {
+        if let Some(mut sampler) = (kind.build)(settings, vocab) {
             sampler.apply(&mut candidates, past, &mut rng);
         }
     }
@@ -178,8 +200,10 @@ fn the_default_chain_is_top_k_then_top_p_then_min_p_then_temperature() {
     kept.iter().for_each(|&id| scaled[id] = f64::from(x[id]) / f64::from(0.8f32));
     let settings = Settings::default();
     assert_close(&distribution(&settings, &x, &[]), &softmax(&scaled), "default chain");
-    let names: Vec<_> = settings.kinds().map(|kind| kind.name).collect();
-    assert_eq!(names, ["penalties", "top_k", "top_p", "min_p", "temperature"]);
+    // llama.cpp's order; the first and the last are no part of it, and off.
+    let names: Vec<_> = settings.kinds().filter(|k| k.place == Place::Listed).map(|kind| kind.name).collect();
+    let order = ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"];
+    assert_eq!(names, order);
 }
 
 #[test]
@@ -191,7 +215,7 @@ fn draws_follow_the_distribution_and_the_seed() {
     let mut counts = [0u32; 4];
     let n = 100_000;
     for _ in 0..n {
-        counts[chain.choose(&x, &[]).unwrap().id as usize] += 1;
+        counts[chain.choose(&x, &[]).id as usize] += 1;
     }
     for (count, p) in counts.iter().zip(&expected) {
         // Five standard deviations of a binomial count.
@@ -202,21 +226,10 @@ fn draws_follow_the_distribution_and_the_seed() {
         let mut settings = settings.clone();
         settings.seed = Some(seed);
         let mut chain = Chain::new(&settings, &());
-        (0..20).map(|_| chain.choose(&x, &[]).unwrap().id).collect::<Vec<_>>()
+        (0..20).map(|_| chain.choose(&x, &[]).id).collect::<Vec<_>>()
     };
     assert_eq!(draw(3), draw(3));
     assert_ne!(draw(3), draw(4));
-}
-
-#[test]
-fn logits_that_are_no_numbers_are_an_error() {
-    let mut chain = Chain::new(&Settings::default(), &());
-    for bad in [f32::NAN, f32::INFINITY] {
-        let error = chain.choose(&[0.0, bad, 1.0], &[]).unwrap_err();
-        assert_eq!(error.class, lapwing_models::Class::BadFile);
-        assert_eq!(error.at, "token 1");
-    }
-    assert_eq!(chain.choose(&[f32::NEG_INFINITY, 0.0], &[]).unwrap().id, 1);
 }
 
 #[test]
@@ -232,6 +245,126 @@ fn settings_are_checked_and_named_as_in_llama_cpp() {
     let error = settings.set("top-q", "1").unwrap_err().to_string();
     assert!(error.contains("did you mean top-"), "{error}");
     settings.set_order("temp;top-k").unwrap();
-    assert_eq!(settings.kinds().map(|k| k.name).collect::<Vec<_>>(), ["temperature", "top_k"]);
+    let names: Vec<_> = settings.kinds().filter(|k| k.place == Place::Listed).map(|k| k.name).collect();
+    assert_eq!(names, ["temperature", "top_k"]);
     assert!(settings.set_order("temp;nonsense").is_err());
+}
+
+#[test]
+fn top_n_sigma_keeps_what_is_near_the_best_logit() {
+    for n in [0.5, 1.0, 2.5] {
+        let x = logits(2000, 21);
+        let w = wide(&x);
+        let mean = w.iter().sum::<f64>() / w.len() as f64;
+        let sigma = (w.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / w.len() as f64).sqrt();
+        let best = w.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let kept: Vec<_> = (0..w.len()).filter(|&id| w[id] >= best - n * sigma).collect();
+        let got = distribution(&only(&[("top-n-sigma", &n.to_string())]), &x, &[]);
+        assert_close(&got, &keep(&softmax(&w), &kept), &format!("top_n_sigma {n}"));
+    }
+}
+
+#[test]
+fn typical_keeps_what_is_as_surprising_as_expected() {
+    for limit in [0.1f32, 0.5, 0.9] {
+        let x = logits(400, 31);
+        let p = softmax(&wide(&x));
+        let entropy: f64 = p.iter().map(|p| -p * p.ln()).sum();
+        let mut ids: Vec<usize> = (0..p.len()).collect();
+        // Rounded as the sampler's probabilities are, so that equals stay equal.
+        let distance = |id: usize| (-f64::from(p[id] as f32).ln() - entropy).abs();
+        ids.sort_by(|&a, &b| distance(a).total_cmp(&distance(b)).then(a.cmp(&b)));
+        let mut sum = 0.0;
+        let n = 1 + ids
+            .iter()
+            .position(|&id| {
+                sum += p[id];
+                sum > f64::from(limit)
+            })
+            .unwrap();
+        let got = distribution(&only(&[("typical", &limit.to_string())]), &x, &[]);
+        assert_close(&got, &keep(&p, &ids[..n]), &format!("typical {limit}"));
+    }
+}
+
+#[test]
+fn xtc_drops_the_top_choices_as_often_as_asked() {
+    let x = [3.0f32, 2.5, 2.0, 0.0, -1.0];
+    let p = softmax(&wide(&x));
+    // The three best are above 0.1: only the third of them stays.
+    assert!(p[2] >= 0.1 && p[3] < 0.1);
+    let always = only(&[("xtc-probability", "1"), ("xtc-threshold", "0.1")]);
+    assert_close(&distribution(&always, &x, &[]), &keep(&p, &[2, 3, 4]), "xtc");
+    // One top choice is none to exclude.
+    let one = only(&[("xtc-probability", "1"), ("xtc-threshold", "0.5")]);
+    assert_close(&distribution(&one, &x, &[]), &p, "xtc with one top choice");
+    let sometimes = only(&[("xtc-probability", "0.3")]);
+    let mut chain = Chain::new(&sometimes, &());
+    let n = 50_000;
+    let best = (0..n).filter(|_| chain.choose(&x, &[]).id == 0).count() as f64;
+    let expected = f64::from(n) * 0.7 * p[0];
+    assert!((best - expected).abs() < 5.0 * expected.sqrt(), "{best} {expected}");
+}
+
+#[test]
+fn dynamic_temperature_follows_the_entropy() {
+    for (range, exponent) in [(0.5, 1.0), (0.3, 2.0), (2.0, 0.5)] {
+        let x = logits(300, 41);
+        let w = wide(&x);
+        let p = softmax(&w);
+        let normal = p.iter().map(|p| -p * p.ln()).sum::<f64>() / (p.len() as f64).ln();
+        let (low, high) = ((0.8f64 - range).max(0.0), 0.8 + range);
+        let t = low + (high - low) * normal.powf(exponent);
+        let settings = only(&[
+            ("temp", "0.8"),
+            ("dynatemp-range", &range.to_string()),
+            ("dynatemp-exp", &exponent.to_string()),
+        ]);
+        let expected = softmax(&w.iter().map(|x| x / t).collect::<Vec<_>>());
+        assert_close(&distribution(&settings, &x, &[]), &expected, "dynamic temperature");
+    }
+}
+
+#[test]
+fn logit_bias_adds_and_forbids() {
+    let x = logits(50, 51);
+    let mut settings = only(&[]);
+    settings.set_texts("logit-bias", vec!["7+1.5".into(), "9-inf".into(), "3-2".into()]).unwrap();
+    let mut w = wide(&x);
+    w[7] += 1.5;
+    w[3] -= 2.0;
+    w[9] = f64::NEG_INFINITY;
+    assert_close(&distribution(&settings, &x, &[]), &softmax(&w), "logit bias");
+    for bad in ["7", "x+1", "7+", "7+inf", "7-nan", "+1"] {
+        assert!(settings.set("logit-bias", bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn mirostat_holds_the_surprise_at_its_target() {
+    let words = Words(vec!["x"; 5000]);
+    // Zipf's law with exponent 1.1, as in real text: about 7.5 bits of entropy.
+    let x: Vec<f32> = (1..=5000).map(|rank| -1.1 * (rank as f32).ln()).collect();
+    for version in ["1", "2"] {
+        for target in [3.0, 5.0] {
+            let settings = only(&[("mirostat", version), ("mirostat-tau", &target.to_string())]);
+            let names: Vec<_> = settings.kinds().map(|kind| kind.name).collect();
+            assert_eq!(names, ["logit_bias", "temperature", "mirostat"]);
+            let mut chain = Chain::new(&settings, &words);
+            let n = 4000;
+            let surprise: f64 =
+                (0..n).map(|_| -f64::from(chain.choose(&x, &[]).p).log2()).sum::<f64>() / f64::from(n);
+            assert!((surprise - target).abs() < 0.15, "version {version}: {surprise} bits, target {target}");
+        }
+    }
+}
+
+#[test]
+fn mirostat_2_cuts_off_what_is_too_surprising() {
+    let x = logits(500, 61);
+    let p = softmax(&wide(&x));
+    // The first limit is twice the target.
+    let kept: Vec<_> = (0..p.len()).filter(|&id| -p[id].log2() <= 2.0 * 3.5).collect();
+    let got = distribution(&only(&[("mirostat", "2"), ("mirostat-tau", "3.5")]), &x, &[]);
+    assert_close(&got, &keep(&p, &kept), "mirostat 2");
 }

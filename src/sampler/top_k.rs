@@ -1,8 +1,9 @@
 //! Top-k: only the k most likely tokens (Fan et al. 2018, "Hierarchical Neural Story Generation").
-use super::{Candidates, Kind, Param, Preset, Rng, Sampler};
+use super::{Candidates, Kind, Param, Place, Preset, Rng, Sampler};
 
 pub(super) static KIND: Kind = Kind {
     name: "top_k",
+    place: Place::Listed,
     params: &[Param {
         name: "top-k",
         aliases: &[],

@@ -1,8 +1,9 @@
 //! Top-p: the fewest most likely tokens that reach a total probability (Holtzman et al. 2019).
-use super::{Candidates, Kind, Param, Preset, Rng, Sampler};
+use super::{Candidates, Kind, Param, Place, Preset, Rng, Sampler};
 
 pub(super) static KIND: Kind = Kind {
     name: "top_p",
+    place: Place::Listed,
     params: &[Param {
         name: "top-p",
         aliases: &[],

@@ -2,11 +2,13 @@
 //!
 //! Every result is one chain of fused multiply-adds in a fixed order (scores: ascending dimension; weighted values:
 //! ascending position), so tile sizes are free to follow the registers of an instruction set without touching bits.
-use crate::isa::{Floats, Simd};
+//!
+//! Registers are arrays of constant size that are indexed by counted loops, without iterators or closures: those
+//! keep the compiler from inlining the instructions or from holding the array in registers.
+#![allow(clippy::needless_range_loop)]
+use crate::isa::Simd;
 use crate::kv::{BLOCK, Elem};
 use crate::math;
-use half::f16;
-use std::array::from_fn;
 use std::ops::Range;
 
 /// Most rows the inner loops take at once. With 4 vectors a row that is 24 accumulators, which with the 4 vectors
@@ -19,25 +21,6 @@ const VECTORS: usize = BLOCK / 16;
 /// Rows the inner loops take at once on `S`.
 pub(super) const fn rows_at_once<S: Simd>() -> usize {
     if S::ACCUMULATORS < MAX_ROWS { S::ACCUMULATORS } else { MAX_ROWS }
-}
-
-/// Reads cache elements as f32 lanes.
-pub(super) trait Load: Elem {
-    fn load<S: Floats>(s: S, x: &[Self; 16]) -> S::F;
-}
-
-impl Load for f32 {
-    #[inline(always)]
-    fn load<S: Floats>(s: S, x: &[f32; 16]) -> S::F {
-        s.load(x)
-    }
-}
-
-impl Load for f16 {
-    #[inline(always)]
-    fn load<S: Floats>(s: S, x: &[f16; 16]) -> S::F {
-        s.load_f16(x)
-    }
 }
 
 /// The running softmax of R rows.
@@ -56,23 +39,27 @@ pub(super) struct Block<'a, E> {
     pub k: &'a [E],
     /// `[64][v_stride]`
     pub v: &'a [E],
+    /// Keys and values of the same shapes that will be needed next: asked of memory while these are at work.
+    pub ahead: (&'a [E], &'a [E]),
     pub v_stride: usize,
     pub soft_cap: Option<f32>,
 }
 
-impl<E: Load> Block<'_, E> {
+impl<'a, E: Elem> Block<'a, E> {
     /// Adds the block to the running softmax. `q` is `[dim][R]`, scaled; row r sees the positions `seen[r]`.
     #[inline(always)]
     pub fn attend<S: Simd, const R: usize>(&self, s: S, q: &[f32], seen: &[Range<usize>; R], rows: Rows<'_>) {
         let mut p = [[0f32; BLOCK]; R];
         let q = q.as_chunks::<R>().0;
-        let k = self.k.as_chunks::<16>().0.as_chunks::<VECTORS>().0;
         if const { S::ACCUMULATORS / R >= 4 } {
-            scores::<S, E, R, 4>(s, q, k, 0, &mut p);
+            self.scores::<S, R, 4>(s, q, 0, &mut p);
         } else if const { S::ACCUMULATORS / R >= 2 } {
-            (0..2).for_each(|i| scores::<S, E, R, 2>(s, q, k, 2 * i, &mut p));
+            self.scores::<S, R, 2>(s, q, 0, &mut p);
+            self.scores::<S, R, 2>(s, q, 2, &mut p);
         } else {
-            (0..4).for_each(|i| scores::<S, E, R, 1>(s, q, k, i, &mut p));
+            for vector in 0..VECTORS {
+                self.scores::<S, R, 1>(s, q, vector, &mut p);
+            }
         }
 
         let mut shrink = [0f32; 16];
@@ -90,8 +77,8 @@ impl<E: Load> Block<'_, E> {
         let shrunk = math::exp_neg(s, s.load(&shrink));
         s.store(shrunk, &mut shrink);
         for r in 0..R {
-            let p: [S::F; VECTORS] = from_fn(|i| s.load(&p[r].as_chunks::<16>().0[i]));
-            let block = s.add(s.add(p[0], p[1]), s.add(p[2], p[3]));
+            let p: &[[f32; 16]] = p[r].as_chunks().0;
+            let block = s.add(s.add(s.load(&p[0]), s.load(&p[1])), s.add(s.load(&p[2]), s.load(&p[3])));
             let sum = s.fma(s.load(&rows.sum[r]), s.splat(shrink[r]), block);
             s.store(sum, &mut rows.sum[r]);
         }
@@ -101,19 +88,12 @@ impl<E: Load> Block<'_, E> {
         let last = seen.iter().map(|seen| seen.end).max().unwrap_or(0).min(BLOCK);
         let columns = self.v_stride / 16;
         let mut column = 0;
-        if const { S::ACCUMULATORS / R >= 8 } {
-            while column + 8 <= columns {
-                self.weigh::<S, R, 8>(s, &p, &shrink, first..last, column, rows.acc);
-                column += 8;
-            }
-        }
         if const { S::ACCUMULATORS / R >= 4 } {
             while column + 4 <= columns {
                 self.weigh::<S, R, 4>(s, &p, &shrink, first..last, column, rows.acc);
                 column += 4;
             }
-        }
-        if const { S::ACCUMULATORS / R >= 2 } {
+        } else if const { S::ACCUMULATORS / R >= 2 } {
             while column + 2 <= columns {
                 self.weigh::<S, R, 2>(s, &p, &shrink, first..last, column, rows.acc);
                 column += 2;
@@ -159,56 +139,80 @@ impl<E: Load> Block<'_, E> {
         column: usize,
         acc: &mut [f32],
     ) {
+        let columns = self.v_stride / 16;
+        let acc: &mut [[f32; 16]] = acc.as_chunks_mut().0;
+        let (values, ahead) = (self.v.as_chunks::<16>().0, self.ahead.1.as_chunks::<16>().0);
         let mut sums = [[s.splat(0.0); V]; R];
-        for (r, (sums, acc)) in sums.iter_mut().zip(acc.chunks_exact(self.v_stride)).enumerate() {
-            let acc = acc[16 * column..].as_chunks::<16>().0;
-            for (sum, acc) in sums.iter_mut().zip(acc) {
-                *sum = s.mul(s.load(acc), s.splat(shrink[r]));
+        for r in 0..R {
+            for i in 0..V {
+                sums[r][i] = s.mul(s.load(&acc[r * columns + column + i]), s.splat(shrink[r]));
             }
         }
         for j in positions {
-            let v = self.v[j * self.v_stride + 16 * column..][..16 * V].as_chunks::<16>().0;
-            let v: [S::F; V] = from_fn(|i| E::load(s, &v[i]));
+            let at = j * columns + column..j * columns + column + V;
+            prefetch::<S, E, V>(s, &ahead[at.clone()]);
+            let v = load::<S, E, V>(s, &values[at]);
             for r in 0..R {
                 let weight = s.splat(p[r][j]);
-                for (sum, v) in sums[r].iter_mut().zip(v) {
-                    *sum = s.fma(weight, v, *sum);
+                for i in 0..V {
+                    sums[r][i] = s.fma(weight, v[i], sums[r][i]);
                 }
             }
         }
-        for (sums, acc) in sums.iter().zip(acc.chunks_exact_mut(self.v_stride)) {
-            let acc = acc[16 * column..].as_chunks_mut::<16>().0;
-            for (sum, acc) in sums.iter().zip(acc) {
-                s.store(*sum, acc);
+        for r in 0..R {
+            for i in 0..V {
+                s.store(sums[r][i], &mut acc[r * columns + column + i]);
             }
         }
+    }
+
+    /// Scores of R rows with V vectors of positions from vector `first` on: `p[r][j] = Σ_d q[d][r] · k[d][j]`.
+    #[inline(always)]
+    fn scores<S: Simd, const R: usize, const V: usize>(
+        &self,
+        s: S,
+        q: &[[f32; R]],
+        first: usize,
+        p: &mut [[f32; BLOCK]; R],
+    ) {
+        let keys = |k: &'a [E]| k.as_chunks::<16>().0.as_chunks::<VECTORS>().0;
+        let mut sums = [[s.splat(0.0); V]; R];
+        for ((q, k), ahead) in q.iter().zip(keys(self.k)).zip(keys(self.ahead.0)) {
+            prefetch::<S, E, V>(s, &ahead[first..first + V]);
+            let k = load::<S, E, V>(s, &k[first..first + V]);
+            for r in 0..R {
+                let q = s.splat(q[r]);
+                for i in 0..V {
+                    sums[r][i] = s.fma(q, k[i], sums[r][i]);
+                }
+            }
+        }
+        for r in 0..R {
+            let p: &mut [[f32; 16]] = p[r].as_chunks_mut().0;
+            for i in 0..V {
+                s.store(sums[r][i], &mut p[first + i]);
+            }
+        }
+    }
+}
+
+/// V vectors from `x`, `[V][16]`.
+#[inline(always)]
+fn load<S: Simd, E: Elem, const V: usize>(s: S, x: &[[E; 16]]) -> [S::F; V] {
+    let mut vectors = [s.splat(0.0); V];
+    for i in 0..V {
+        vectors[i] = E::load(s, &x[i]);
+    }
+    vectors
+}
+
+/// Asks for the cache lines of V vectors.
+#[inline(always)]
+fn prefetch<S: Simd, E: Elem, const V: usize>(s: S, x: &[[E; 16]]) {
+    let per_line = 64 / size_of::<[E; 16]>();
+    for i in (0..V).step_by(per_line) {
+        s.prefetch_l2(&x[i]);
     }
 }
 
 const LANES: [f32; 16] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
-
-/// Scores of R rows with V vectors of positions from vector `first` on: `p[r][j] = Σ_d q[d][r] · k[d][j]`.
-#[inline(always)]
-fn scores<S: Simd, E: Load, const R: usize, const V: usize>(
-    s: S,
-    q: &[[f32; R]],
-    k: &[[[E; 16]; VECTORS]],
-    first: usize,
-    p: &mut [[f32; BLOCK]; R],
-) {
-    let mut sums = [[s.splat(0.0); V]; R];
-    for (q, k) in q.iter().zip(k) {
-        let k: [S::F; V] = from_fn(|i| E::load(s, &k[first + i]));
-        for r in 0..R {
-            let q = s.splat(q[r]);
-            for (sum, k) in sums[r].iter_mut().zip(k) {
-                *sum = s.fma(q, k, *sum);
-            }
-        }
-    }
-    for (sums, p) in sums.iter().zip(p) {
-        for (i, sum) in sums.iter().enumerate() {
-            s.store(*sum, &mut p.as_chunks_mut::<16>().0[first + i]);
-        }
-    }
-}

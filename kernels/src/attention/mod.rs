@@ -12,22 +12,19 @@ mod tile;
 
 use crate::buffer::Buffer;
 use crate::isa::{Op, Simd};
-use crate::kv::{KvBlock, KvType};
+use crate::kv::{Elem, KvBlock, KvType};
 use crate::team::{SharedMut, Team};
 use half::f16;
-use kernel::Load;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tile::{Job, Softmax, TILE};
+use tile::{Job, Step, TILE};
 
 /// Fewer multiply-adds than this (scores or values) are done faster by the leader alone than shared: about a
 /// microsecond's worth.
 const ALONE: usize = 1 << 15;
-/// Units of work per thread from which on an uneven division costs little.
-const EVEN_ENOUGH: usize = 8;
 
 /// One layer's attention for a run of positions.
 #[derive(Clone, Copy)]
@@ -69,20 +66,16 @@ pub fn attention(team: &Team, args: &AttnArgs<'_>, out: &mut [f32]) {
     }
 }
 
-thread_local! {
-    /// Memory of the leader outside jobs.
-    static LEADER: RefCell<Buffer<f32>> = RefCell::default();
+fn run<E: Elem>(team: &Team, job: &Job<'_>, out: &mut [f32]) {
+    if job.rows() > TILE { prefill::<E>(team, job, out) } else { decode::<E>(team, job, out) }
 }
 
-fn run<E: Load>(team: &Team, job: &Job<'_>, out: &mut [f32]) {
-    let kv_heads = job.shape.kv_heads;
-    let tiles = job.rows().div_ceil(TILE);
-    let units = kv_heads * tiles;
-    let chunks = job.chunks(0..job.rows());
-    let next = AtomicUsize::new(0);
-    let out = SharedMut::new(out);
-    let scratch_size = job.scratch_size();
-    let tiles = |scratch: &mut [f32]| {
+/// Many rows: the threads take tiles, whole rows at a time.
+fn prefill<E: Elem>(team: &Team, job: &Job<'_>, out: &mut [f32]) {
+    let (tiles, next, out) = (job.rows().div_ceil(TILE), AtomicUsize::new(0), SharedMut::new(out));
+    let size = job.q_size() + 2 * job.state_size();
+    team.run(|worker| {
+        let scratch = worker.scratch.get(size);
         team.isa().dispatch_floats(Tiles::<E> {
             job,
             tiles,
@@ -91,40 +84,10 @@ fn run<E: Load>(team: &Team, job: &Job<'_>, out: &mut [f32]) {
             out: &out,
             of: PhantomData,
         });
-    };
-    let even = units.is_multiple_of(team.threads()) || units >= EVEN_ENOUGH * team.threads();
-    if job.multiply_adds() < ALONE {
-        LEADER.with_borrow_mut(|scratch| {
-            scratch.grow(scratch_size);
-            tiles(scratch);
-        });
-    } else if even || units > kv_heads || chunks.len() == 1 {
-        team.run(|worker| tiles(worker.scratch.get(scratch_size)));
-    } else {
-        let size = Softmax::size(job.rows(), job.v_stride());
-        LEADER.with_borrow_mut(|memory| {
-            memory.grow((1 + units * chunks.len()) * size);
-            let (total, parts) = memory.split_at_mut(size);
-            let parts = &mut parts[..units * chunks.len() * size];
-            let shared = SharedMut::new(parts);
-            team.run(|worker| {
-                let (scratch, chunks) = (worker.scratch.get(scratch_size), chunks.clone());
-                let (next, parts) = (&next, &shared);
-                team.isa().dispatch_floats(Chunks::<E> {
-                    job,
-                    chunks,
-                    next,
-                    scratch,
-                    parts,
-                    of: PhantomData,
-                });
-            });
-            team.isa().dispatch_floats(Merge { job, chunks: chunks.len(), parts, total, out: &out });
-        });
-    }
+    });
 }
 
-/// Takes (tile, kv head) units until none is left, whole rows at a time.
+/// Takes (tile, kv head) units until none is left.
 struct Tiles<'a, E> {
     job: &'a Job<'a>,
     tiles: usize,
@@ -134,14 +97,14 @@ struct Tiles<'a, E> {
     of: PhantomData<E>,
 }
 
-impl<E: Load> Op for Tiles<'_, E> {
+impl<E: Elem> Op for Tiles<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        let Tiles { job, tiles, next, scratch, out, .. } = self;
+        let Tiles { job, tiles, next, scratch, out, of } = self;
         let (q, states) = scratch.split_at_mut(job.q_size());
-        let (state, total) = states.split_at_mut(Softmax::size(job.tile_rows(), job.v_stride()));
+        let (state, total) = states.split_at_mut(job.state_size());
         loop {
             let unit = next.fetch_add(1, Ordering::Relaxed);
             if unit >= tiles * job.shape.kv_heads {
@@ -150,12 +113,18 @@ impl<E: Load> Op for Tiles<'_, E> {
             // Later queries see more: the dearest tiles first leave the smallest gap at the end.
             let (tile, kv_head) = (tiles - 1 - unit / job.shape.kv_heads, unit % job.shape.kv_heads);
             let rows = tile * TILE..job.rows().min((tile + 1) * TILE);
-            let mut state = Softmax::new(state, rows.len(), job.v_stride());
-            let mut total = Softmax::new(total, rows.len(), job.v_stride());
+            let mut state = job.state(rows.len(), state);
+            let mut total = job.state(rows.len(), total);
             job.pack_queries::<S>(kv_head, rows.clone(), q);
             total.reset();
             for chunk in job.chunks(rows.clone()) {
-                job.chunk::<S, E>(s, kv_head, rows.clone(), chunk, q, &mut state);
+                state.reset();
+                let blocks = job.blocks(rows.clone(), chunk);
+                for index in blocks.clone() {
+                    let ahead = ((index + 1).min(blocks.end - 1), kv_head);
+                    let (rows, q, state) = (rows.clone(), &*q, &mut state);
+                    s.run(Step::<E> { job, cell: (index, kv_head), ahead, rows, q, state, of });
+                }
                 total.merge(s, &state);
             }
             job.finish(s, kv_head, rows, &total, out);
@@ -163,43 +132,91 @@ impl<E: Load> Op for Tiles<'_, E> {
     }
 }
 
-/// Takes (kv head, chunk) units of a single tile until none is left.
-struct Chunks<'a, E> {
+thread_local! {
+    /// What the threads hand to the leader, and its own memory when it works alone.
+    static LEADER: RefCell<Buffer<f32>> = RefCell::default();
+}
+
+/// Few rows, a single tile for each key/value head: the threads share the cells (chunk, kv head), of which each takes
+/// a run. Blocks are walked in the outer loop and heads in the inner one, the order of memory.
+fn decode<E: Elem>(team: &Team, job: &Job<'_>, out: &mut [f32]) {
+    let chunks = job.chunks(0..job.rows());
+    let cells = chunks.len() * job.shape.kv_heads;
+    let (state_size, q_size) = (job.state_size(), job.shape.kv_heads * job.q_size());
+    LEADER.with_borrow_mut(|memory| {
+        memory.grow((cells + 1) * state_size + q_size);
+        let (parts, rest) = memory.split_at_mut(cells * state_size);
+        let (total, q) = rest.split_at_mut(state_size);
+        let shared = SharedMut::new(parts);
+        let walk = |cells: Range<usize>, q: &mut [f32]| {
+            let parts = &shared;
+            team.isa().dispatch_floats(Cells::<E> { job, cells, q, parts, of: PhantomData });
+        };
+        if job.multiply_adds() < ALONE || team.threads() == 1 {
+            walk(0..cells, &mut q[..q_size]);
+        } else {
+            let cut = |thread| job.cut(thread, team.threads());
+            team.run(|worker| walk(cut(worker.index)..cut(worker.index + 1), worker.scratch.get(q_size)));
+        }
+        let out = SharedMut::new(out);
+        team.isa().dispatch_floats(Merge { job, parts, total, out: &out });
+    });
+}
+
+/// Walks a run of the cells of a decode step, in the order of chunks and then heads.
+struct Cells<'a, E> {
     job: &'a Job<'a>,
-    chunks: Range<usize>,
-    next: &'a AtomicUsize,
-    scratch: &'a mut [f32],
-    /// A softmax state for each kv head and chunk.
+    cells: Range<usize>,
+    /// Room for the packed queries of every head.
+    q: &'a mut [f32],
+    /// A softmax state for each cell.
     parts: &'a SharedMut<'a, f32>,
     of: PhantomData<E>,
 }
 
-impl<E: Load> Op for Chunks<'_, E> {
+impl<E: Elem> Op for Cells<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        let Chunks { job, chunks, next, scratch, parts, .. } = self;
-        let size = Softmax::size(job.rows(), job.v_stride());
-        loop {
-            let unit = next.fetch_add(1, Ordering::Relaxed);
-            if unit >= chunks.len() * job.shape.kv_heads {
-                return;
+        let Cells { job, cells, q, parts, of } = self;
+        if cells.is_empty() {
+            return;
+        }
+        let (kv_heads, rows, size) = (job.shape.kv_heads, job.rows(), job.state_size());
+        let q_size = job.q_size();
+        for (kv_head, q) in q.chunks_exact_mut(q_size).enumerate() {
+            job.pack_queries::<S>(kv_head, 0..rows, q);
+        }
+        let first_chunk = job.chunks(0..rows).start;
+        for chunk in cells.start / kv_heads..cells.end.div_ceil(kv_heads) {
+            let heads =
+                cells.start.saturating_sub(chunk * kv_heads)..(cells.end - chunk * kv_heads).min(kv_heads);
+            let at = |kv_head: usize| (chunk * kv_heads + kv_head) * size;
+            // SAFETY: the counts of `Job::cut` give each cell, and so each part, to one thread.
+            let parts = unsafe { parts.slice(at(heads.start)..at(heads.end)) };
+            for part in parts.chunks_exact_mut(size) {
+                job.state(rows, part).reset();
             }
-            let (kv_head, chunk) = (unit / chunks.len(), chunks.start + unit % chunks.len());
-            // SAFETY: the counter gives each unit, and so each part, to one thread.
-            let part = unsafe { parts.slice(unit * size..(unit + 1) * size) };
-            let mut state = Softmax::new(part, job.rows(), job.v_stride());
-            job.pack_queries::<S>(kv_head, 0..job.rows(), scratch);
-            job.chunk::<S, E>(s, kv_head, 0..job.rows(), chunk, scratch, &mut state);
+            let blocks = job.blocks(0..rows, first_chunk + chunk);
+            for index in blocks.clone() {
+                for (kv_head, part) in heads.clone().zip(parts.chunks_exact_mut(size)) {
+                    let ahead = if kv_head + 1 < heads.end {
+                        (index, kv_head + 1)
+                    } else {
+                        ((index + 1).min(blocks.end - 1), heads.start)
+                    };
+                    let (q, state) = (&q[kv_head * q_size..][..q_size], &mut job.state(rows, part));
+                    s.run(Step::<E> { job, cell: (index, kv_head), ahead, rows: 0..rows, q, state, of });
+                }
+            }
         }
     }
 }
 
-/// Merges what [`Chunks`] left, in ascending order of the chunks.
+/// Merges what [`Cells`] left, in ascending order of the chunks.
 struct Merge<'a> {
     job: &'a Job<'a>,
-    chunks: usize,
     parts: &'a mut [f32],
     total: &'a mut [f32],
     out: &'a SharedMut<'a, f32>,
@@ -210,15 +227,15 @@ impl Op for Merge<'_> {
 
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        let Merge { job, chunks, parts, total, out } = self;
-        let mut total = Softmax::new(total, job.rows(), job.v_stride());
-        let size = Softmax::size(job.rows(), job.v_stride());
-        for (kv_head, parts) in parts.chunks_exact_mut(chunks * size).enumerate() {
+        let Merge { job, parts, total, out } = self;
+        let (rows, size) = (job.rows(), job.state_size());
+        let mut total = job.state(rows, total);
+        for kv_head in 0..job.shape.kv_heads {
             total.reset();
-            for part in parts.chunks_exact_mut(size) {
-                total.merge(s, &Softmax::new(part, job.rows(), job.v_stride()));
+            for part in parts.chunks_exact_mut(size).skip(kv_head).step_by(job.shape.kv_heads) {
+                total.merge(s, &job.state(rows, part));
             }
-            job.finish(s, kv_head, 0..job.rows(), &total, out);
+            job.finish(s, kv_head, 0..rows, &total, out);
         }
     }
 }

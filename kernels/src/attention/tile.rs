@@ -1,11 +1,12 @@
 //! A tile of rows walking the blocks of a chunk.
 use super::AttnArgs;
-use super::kernel::{Block, Load, MAX_ROWS, Rows, rows_at_once};
-use crate::isa::Simd;
-use crate::kv::{BLOCK, KvShape};
+use super::kernel::{Block, MAX_ROWS, Rows, rows_at_once};
+use crate::isa::{Op, Simd};
+use crate::kv::{BLOCK, Elem, KvShape};
 use crate::math;
 use crate::team::SharedMut;
 use std::array::from_fn;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Most rows (queries × heads of one key/value head) of a tile: keys and values of a block come from the L2 cache
@@ -62,9 +63,14 @@ impl<'a> Job<'a> {
         (self.tile_rows() * self.shape.dim).next_multiple_of(16)
     }
 
-    /// Values of a thread's memory: packed queries, and the states of a chunk and of the whole.
-    pub fn scratch_size(&self) -> usize {
-        self.q_size() + 2 * Softmax::size(self.tile_rows(), self.v_stride())
+    /// Values of the softmax of a tile.
+    pub fn state_size(&self) -> usize {
+        Softmax::size(self.tile_rows(), self.v_stride())
+    }
+
+    /// The softmax of a tile of `rows` rows, as `memory` holds it.
+    pub fn state<'m>(&self, rows: usize, memory: &'m mut [f32]) -> Softmax<'m> {
+        Softmax::new(memory, rows, self.v_stride())
     }
 
     /// Multiply-adds of all scores, at most.
@@ -96,14 +102,13 @@ impl<'a> Job<'a> {
         head * self.shape.dim..(head + 1) * self.shape.dim
     }
 
-    /// Scales the queries of a tile into `[group of rows][dim][rows of the group]`.
-    #[inline(always)]
+    /// Scales the queries of a tile into `[part of the rows][dim][rows of the part]`; see [`part_size`].
     pub fn pack_queries<S: Simd>(&self, kv_head: usize, rows: Range<usize>, packed: &mut [f32]) {
-        let (dim, at_once) = (self.shape.dim, rows_at_once::<S>());
-        for (i, packed) in packed[..rows.len() * dim].chunks_mut(at_once * dim).enumerate() {
+        let (dim, size) = (self.shape.dim, part_size::<S>(rows.len()));
+        for (i, packed) in packed[..rows.len() * dim].chunks_mut(size * dim).enumerate() {
             let count = packed.len() / dim;
             for r in 0..count {
-                let q = &self.args.q[self.place(kv_head, rows.start + i * at_once + r)];
+                let q = &self.args.q[self.place(kv_head, rows.start + i * size + r)];
                 for (packed, q) in packed[r..].iter_mut().step_by(count).zip(q) {
                     *packed = q * self.args.scale;
                 }
@@ -111,55 +116,29 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// The softmax of a tile over one chunk, into `state`; `q` are packed queries.
-    #[inline(always)]
-    pub fn chunk<S: Simd, E: Load>(
-        &self,
-        s: S,
-        kv_head: usize,
-        rows: Range<usize>,
-        chunk: usize,
-        q: &[f32],
-        state: &mut Softmax<'_>,
-    ) {
-        state.reset();
-        let seen = self.seen_by(rows.clone());
-        let first = seen.start.max(chunk * CHUNK) / BLOCK;
-        let last = seen.end.min((chunk + 1) * CHUNK).div_ceil(BLOCK);
-        for index in first..last {
-            let (k, v) = E::plane(&self.args.blocks[index], self.args.layer, kv_head);
-            let block = Block { k, v, v_stride: self.v_stride(), soft_cap: self.args.soft_cap };
-            let at_once = rows_at_once::<S>();
-            for first in (0..rows.len()).step_by(at_once) {
-                let part = first..rows.len().min(first + at_once);
-                let here = rows.start + part.start..rows.start + part.end;
-                let seen = self.seen_by(here.clone());
-                if seen.end <= index * BLOCK || seen.start >= (index + 1) * BLOCK {
-                    continue;
-                }
-                let q = &q[part.start * self.shape.dim..part.end * self.shape.dim];
-                let state = state.rows(part);
-                // Arms that an instruction set never takes are not compiled for it.
-                match here.len() {
-                    2 if const { rows_at_once::<S>() >= 2 } => {
-                        block.attend::<S, 2>(s, q, &self.seen_in(index, here), state);
-                    }
-                    3 if const { rows_at_once::<S>() >= 3 } => {
-                        block.attend::<S, 3>(s, q, &self.seen_in(index, here), state);
-                    }
-                    4 if const { rows_at_once::<S>() >= 4 } => {
-                        block.attend::<S, 4>(s, q, &self.seen_in(index, here), state);
-                    }
-                    5 if const { rows_at_once::<S>() >= 5 } => {
-                        block.attend::<S, 5>(s, q, &self.seen_in(index, here), state);
-                    }
-                    6 if const { rows_at_once::<S>() >= 6 } => {
-                        block.attend::<S, 6>(s, q, &self.seen_in(index, here), state);
-                    }
-                    _ => block.attend::<S, 1>(s, q, &self.seen_in(index, here), state),
-                }
+    /// The blocks of a chunk with positions that some of the rows see.
+    pub fn blocks(&self, rows: Range<usize>, chunk: usize) -> Range<usize> {
+        let seen = self.seen_by(rows);
+        seen.start.max(chunk * CHUNK) / BLOCK..seen.end.min((chunk + 1) * CHUNK).div_ceil(BLOCK)
+    }
+
+    /// Where to cut the cells (chunk, kv head) of a single tile, in the order of chunks and then heads, so that the
+    /// threads before `thread` of `threads` walk their share of the blocks, as nearly as whole cells allow.
+    pub fn cut(&self, thread: usize, threads: usize) -> usize {
+        let rows = 0..self.rows();
+        let chunks = self.chunks(rows.clone());
+        let count = |chunk| self.blocks(rows.clone(), chunk).len();
+        let total: usize = chunks.clone().map(count).sum();
+        // In units of a block of a head, times the number of threads.
+        let mut wanted = total * self.shape.kv_heads * thread;
+        for (i, chunk) in chunks.enumerate() {
+            let cell = count(chunk) * threads;
+            if wanted < cell * self.shape.kv_heads {
+                return i * self.shape.kv_heads + (wanted + cell / 2) / cell;
             }
+            wanted -= cell * self.shape.kv_heads;
         }
+        self.chunks(rows).len() * self.shape.kv_heads
     }
 
     /// The positions of a block that each of R rows sees, counted within the block.
@@ -193,6 +172,69 @@ impl<'a> Job<'a> {
     }
 }
 
+/// Rows of a tile of `rows` rows that the inner loops take at once: parts are as even as can be, since each walks
+/// all keys and values.
+const fn part_size<S: Simd>(rows: usize) -> usize {
+    rows.div_ceil(rows.div_ceil(rows_at_once::<S>()))
+}
+
+/// Adds a block to the softmax of a tile.
+pub(super) struct Step<'a, 'b, E> {
+    pub job: &'a Job<'a>,
+    /// Block and key/value head.
+    pub cell: (usize, usize),
+    /// Those that will be needed next.
+    pub ahead: (usize, usize),
+    pub rows: Range<usize>,
+    /// Packed queries of the tile.
+    pub q: &'a [f32],
+    pub state: &'a mut Softmax<'b>,
+    pub of: PhantomData<E>,
+}
+
+impl<E: Elem> Op for Step<'_, '_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        let Step { job, cell: (index, kv_head), ahead, rows, q, state, .. } = self;
+        let args = job.args;
+        let (k, v) = E::cell(&args.blocks[index], args.layer, kv_head);
+        let ahead = E::cell(&args.blocks[ahead.0], args.layer, ahead.1);
+        let block = Block { k, v, ahead, v_stride: job.v_stride(), soft_cap: args.soft_cap };
+        let size = part_size::<S>(rows.len());
+        for first in (0..rows.len()).step_by(size) {
+            let part = first..rows.len().min(first + size);
+            let here = rows.start + part.start..rows.start + part.end;
+            let seen = job.seen_by(here.clone());
+            if seen.end <= index * BLOCK || seen.start >= (index + 1) * BLOCK {
+                continue;
+            }
+            let q = &q[part.start * job.shape.dim..part.end * job.shape.dim];
+            let state = state.rows(part);
+            // Arms that an instruction set never takes are not compiled for it.
+            match here.len() {
+                2 if const { rows_at_once::<S>() >= 2 } => {
+                    block.attend::<S, 2>(s, q, &job.seen_in(index, here), state);
+                }
+                3 if const { rows_at_once::<S>() >= 3 } => {
+                    block.attend::<S, 3>(s, q, &job.seen_in(index, here), state);
+                }
+                4 if const { rows_at_once::<S>() >= 4 } => {
+                    block.attend::<S, 4>(s, q, &job.seen_in(index, here), state);
+                }
+                5 if const { rows_at_once::<S>() >= 5 } => {
+                    block.attend::<S, 5>(s, q, &job.seen_in(index, here), state);
+                }
+                6 if const { rows_at_once::<S>() >= 6 } => {
+                    block.attend::<S, 6>(s, q, &job.seen_in(index, here), state);
+                }
+                _ => block.attend::<S, 1>(s, q, &job.seen_in(index, here), state),
+            }
+        }
+    }
+}
+
 /// The state of an online softmax for some rows.
 pub(super) struct Softmax<'a> {
     v_stride: usize,
@@ -204,12 +246,12 @@ pub(super) struct Softmax<'a> {
 
 impl<'a> Softmax<'a> {
     /// f32 values that the state of `rows` rows takes: a multiple of 16.
-    pub fn size(rows: usize, v_stride: usize) -> usize {
+    fn size(rows: usize, v_stride: usize) -> usize {
         rows * (v_stride + 16) + rows.next_multiple_of(16)
     }
 
     /// A state in `memory`, as it is there.
-    pub fn new(memory: &'a mut [f32], rows: usize, v_stride: usize) -> Self {
+    fn new(memory: &'a mut [f32], rows: usize, v_stride: usize) -> Self {
         let (acc, memory) = memory.split_at_mut(rows * v_stride);
         let (sum, memory) = memory.split_at_mut(rows * 16);
         Self { v_stride, acc, sum: sum.as_chunks_mut().0, max: &mut memory[..rows] }

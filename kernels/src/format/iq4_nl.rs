@@ -8,7 +8,7 @@ use crate::isa::{Simd, four};
 pub(super) const LUT: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// [`LUT`] as u8 with bias 128, twice, for [`lookup`].
-static BIASED: [u8; 32] = {
+pub(crate) static BIASED: [u8; 32] = {
     let mut table = [0; 32];
     let mut i = 0;
     while i < 32 {

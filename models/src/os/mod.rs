@@ -1,10 +1,12 @@
 //! What differs between operating systems: mapping, signals, memory sizes, processors.
+mod cpu_name;
 mod cpus;
 mod fault;
 mod map;
 mod memory;
 mod save;
 
+pub use cpu_name::cpu_name;
 pub use cpus::default_threads;
 pub use fault::faults_as_json;
 pub use map::{Bytes, Fingerprint};

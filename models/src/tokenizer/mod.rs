@@ -99,6 +99,16 @@ impl Tokenizer {
         })
     }
 
+    /// Ids of a prompt: its segments, behind the token that begins a sequence where the model expects it and
+    /// the template has not written it.
+    pub fn encode_prompt(&self, segments: &[Segment]) -> Vec<u32> {
+        let mut ids = self.encode_segments(segments);
+        if let Some(bos) = self.bos.filter(|bos| self.add_bos && ids.first() != Some(bos)) {
+            ids.insert(0, bos);
+        }
+        ids
+    }
+
     /// Ids of `text`; `markup` says which ranges of it may be control tokens.
     fn encode_where(&self, text: &str, markup: impl Fn(Range<usize>) -> bool) -> Vec<u32> {
         let mut out = Vec::with_capacity(text.len() / 3);
@@ -195,6 +205,11 @@ impl Tokenizer {
     /// Texts of all control tokens: what a message must not be able to say.
     pub fn control_texts(&self) -> impl Iterator<Item = &str> {
         (0..self.n_vocab() as u32).filter(|&id| self.is_control(id)).map(|id| self.vocab.text(id))
+    }
+
+    /// Byte positions in `text`, ascending, at which the text of a control token begins.
+    pub fn control_starts<'t>(&'t self, text: &'t str) -> impl Iterator<Item = usize> + 't {
+        self.special.control_starts(&self.vocab, text)
     }
 
     /// Whether the file names no pre-tokeniser, so that the oldest one had to be assumed.

@@ -99,6 +99,24 @@ impl SpecialTree {
         deepest
     }
 
+    /// Positions in `text`, ascending, at which a control token begins, overlapping or not.
+    pub(super) fn control_starts<'t>(
+        &'t self,
+        vocab: &'t Vocab,
+        text: &'t str,
+    ) -> impl Iterator<Item = usize> + 't {
+        let bytes = text.as_bytes();
+        (0..bytes.len()).filter(move |&start| {
+            self.first[usize::from(bytes[start])] && {
+                let mut node = self.deepest(&bytes[start..]);
+                while node != NONE && !vocab.is(self.nodes[node as usize].token, kind::CONTROL) {
+                    node = self.nodes[node as usize].above;
+                }
+                node != NONE
+            }
+        })
+    }
+
     /// The special tokens in `text`, in order and apart from each other. Control and unknown tokens are
     /// recognised only where `markup` says that this range of the text may be one.
     pub(super) fn find(

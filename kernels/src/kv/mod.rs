@@ -3,14 +3,17 @@
 //! A [`KvBlock`] holds 64 positions of every layer and key/value head. Blocks are meant to sit in `Arc`s: sessions
 //! that share a prefix share its blocks, and [`store`] copies a block only when it writes to a shared one.
 //!
-//! Inside a block, keys are transposed, `[layer][kv head][dim][64]`: the scores of 64 positions are 64 lanes that
-//! never need a horizontal sum. Values are `[layer][kv head][64][dim]`, rows padded to 16 values: their weighted
+//! Inside a block each layer and head has a cell. Its keys are transposed, `[dim][64]`: the scores of 64 positions
+//! are 64 lanes that never need a horizontal sum. Its values are `[64][dim]`, rows padded to 16 values: their weighted
 //! sum has the dimensions as lanes.
+mod store;
+
+pub use store::store;
+
 use crate::buffer::{Buffer, Plain};
-use crate::team::Team;
+use crate::isa::Floats;
 use half::f16;
 use std::collections::TryReserveError;
-use std::sync::Arc;
 
 /// Positions in one block.
 pub const BLOCK: usize = 64;
@@ -41,15 +44,11 @@ impl KvType {
         Self::ALL.iter().copied().find(|t| t.name().eq_ignore_ascii_case(name))
     }
 
-    /// Bytes of `rows` rows of `len` values.
-    const fn bytes(self, rows: usize, len: usize) -> Option<usize> {
-        let size = match self {
+    /// Bytes of a value.
+    const fn bytes(self) -> usize {
+        match self {
             KvType::F32 => 4,
             KvType::F16 => 2,
-        };
-        match rows.checked_mul(len) {
-            Some(values) => values.checked_mul(size),
-            None => None,
         }
     }
 }
@@ -76,13 +75,9 @@ pub struct KvShape {
 impl KvShape {
     /// Bytes of one block; `None` when that overflows.
     pub const fn block_bytes(&self) -> Option<usize> {
-        let Some(planes) = self.layers.checked_mul(self.kv_heads) else { return None };
-        let (Some(k), Some(v)) = (self.ty.bytes(self.dim, BLOCK), self.ty.bytes(BLOCK, self.v_stride()))
-        else {
-            return None;
-        };
-        let Some(plane) = k.checked_add(v) else { return None };
-        planes.checked_mul(plane)
+        let Some(cells) = self.layers.checked_mul(self.kv_heads) else { return None };
+        let Some(values) = cells.checked_mul(self.cell()) else { return None };
+        values.checked_mul(self.ty.bytes())
     }
 
     /// Values between two rows of V.
@@ -90,8 +85,13 @@ impl KvShape {
         self.dim.saturating_add(15) / 16 * 16
     }
 
-    /// Which (layer, kv head) plane.
-    fn plane(&self, layer: usize, kv_head: usize) -> usize {
+    /// Values of the keys and values of one layer and head.
+    const fn cell(&self) -> usize {
+        self.dim.saturating_add(self.v_stride()).saturating_mul(BLOCK)
+    }
+
+    /// Which cell.
+    fn index(&self, layer: usize, kv_head: usize) -> usize {
         assert!(
             layer < self.layers && kv_head < self.kv_heads,
             "layer {layer}, kv head {kv_head} of {self:?}"
@@ -102,77 +102,87 @@ impl KvShape {
 
 /// A floating-point number as the cache stores it.
 pub(crate) trait Elem: Plain {
-    fn from_f32(x: f32) -> Self;
+    const ZERO: Self;
+
     fn to_f32(self) -> f32;
-    /// The key panel `[dim][64]` and the value rows `[64][v_stride]` of one head.
+
+    /// 16 values as f32.
+    fn load<S: Floats>(s: S, x: &[Self; 16]) -> S::F;
+
+    /// 16 values from f32.
+    fn store<S: Floats>(s: S, v: S::F, out: &mut [Self; 16]);
+
+    /// The cells of a block.
     ///
     /// # Panics
     /// If the block stores another type.
-    fn plane(block: &KvBlock, layer: usize, kv_head: usize) -> (&[Self], &[Self]);
+    fn cells(block: &KvBlock) -> &Cells<Self>;
+
+    /// Likewise.
+    fn cells_mut(block: &mut KvBlock) -> &mut Cells<Self>;
+
+    /// The key panel `[dim][64]` and the value rows `[64][v_stride]` of one head.
+    #[inline(always)]
+    fn cell(block: &KvBlock, layer: usize, kv_head: usize) -> (&[Self], &[Self]) {
+        let size = block.shape.cell();
+        let cell = &Self::cells(block)[block.shape.index(layer, kv_head) * size..][..size];
+        cell.split_at(block.shape.dim * BLOCK)
+    }
 }
+
+macro_rules! elem {
+    ($type:ty, $zero:expr, $variant:ident, $load:ident, |$s:ident, $v:ident, $out:ident| $store:expr) => {
+        impl Elem for $type {
+            const ZERO: Self = $zero;
+
+            fn to_f32(self) -> f32 {
+                f32::from(self)
+            }
+
+            #[inline(always)]
+            fn load<S: Floats>(s: S, x: &[Self; 16]) -> S::F {
+                s.$load(x)
+            }
+
+            #[inline(always)]
+            fn store<S: Floats>($s: S, $v: S::F, $out: &mut [Self; 16]) {
+                $store
+            }
+
+            #[inline(always)]
+            fn cells(block: &KvBlock) -> &Cells<Self> {
+                let Data::$variant(cells) = &block.data else { other_type(block) };
+                cells
+            }
+
+            fn cells_mut(block: &mut KvBlock) -> &mut Cells<Self> {
+                match &mut block.data {
+                    Data::$variant(cells) => cells,
+                    _ => panic!("the cache block stores {}", block.shape.ty),
+                }
+            }
+        }
+    };
+}
+elem!(f32, 0.0, F32, load, |s, v, out| s.store(v, out));
+// An infinity would turn what a query does not see, 0 · ∞, into NaN.
+elem!(f16, f16::ZERO, F16, load_f16, |s, v, out| s
+    .store_f16(s.min(s.max(v, s.splat(-65504.0)), s.splat(65504.0)), out));
 
 #[cold]
 fn other_type(block: &KvBlock) -> ! {
     panic!("the cache block stores {}", block.shape.ty)
 }
 
-impl Elem for f32 {
-    fn from_f32(x: f32) -> Self {
-        x
-    }
-
-    fn to_f32(self) -> f32 {
-        self
-    }
-
-    fn plane(block: &KvBlock, layer: usize, kv_head: usize) -> (&[Self], &[Self]) {
-        let Data::F32(planes) = &block.data else { other_type(block) };
-        planes.plane(&block.shape, layer, kv_head)
-    }
-}
-
-impl Elem for f16 {
-    fn from_f32(x: f32) -> Self {
-        // An infinity would turn masked products of later positions, 0 · ∞, into NaN.
-        f16::from_f32(x.clamp(-65504.0, 65504.0))
-    }
-
-    fn to_f32(self) -> f32 {
-        f32::from(self)
-    }
-
-    fn plane(block: &KvBlock, layer: usize, kv_head: usize) -> (&[Self], &[Self]) {
-        let Data::F16(planes) = &block.data else { other_type(block) };
-        planes.plane(&block.shape, layer, kv_head)
-    }
-}
-
-/// Keys and values as floats of one type: K `[plane][dim][64]`, V `[plane][64][v_stride]`, plane = (layer, kv head).
-#[derive(Clone)]
-struct Planes<E> {
-    k: Buffer<E>,
-    v: Buffer<E>,
-}
-
-impl<E: Elem> Planes<E> {
-    fn try_new(shape: &KvShape) -> Result<Self, TryReserveError> {
-        let planes = shape.layers.saturating_mul(shape.kv_heads).saturating_mul(BLOCK);
-        let v = Buffer::try_zeros(planes.saturating_mul(shape.v_stride()))?;
-        Ok(Self { k: Buffer::try_zeros(planes.saturating_mul(shape.dim))?, v })
-    }
-
-    /// The key panel `[dim][64]` and the value rows `[64][v_stride]` of one plane.
-    fn plane(&self, shape: &KvShape, layer: usize, kv_head: usize) -> (&[E], &[E]) {
-        let plane = shape.plane(layer, kv_head);
-        let (k, v) = (shape.dim * BLOCK, shape.v_stride() * BLOCK);
-        (&self.k[plane * k..][..k], &self.v[plane * v..][..v])
-    }
-}
+/// Keys and values as floats of one type: `[layer][kv head]` cells of a key panel `[dim][64]` and, right behind it,
+/// value rows `[64][v_stride]`. Decoding reads the cells of neighbouring heads one after the other, and long runs are
+/// what memory is fast at.
+pub(crate) type Cells<E> = Buffer<E>;
 
 #[derive(Clone)]
 enum Data {
-    F32(Planes<f32>),
-    F16(Planes<f16>),
+    F32(Cells<f32>),
+    F16(Cells<f16>),
 }
 
 /// 64 positions of all layers and key/value heads.
@@ -188,9 +198,10 @@ impl KvBlock {
     /// # Errors
     /// When the memory is not to be had.
     pub fn try_new(shape: KvShape) -> Result<Self, TryReserveError> {
+        let len = shape.layers.saturating_mul(shape.kv_heads).saturating_mul(shape.cell());
         let data = match shape.ty {
-            KvType::F32 => Data::F32(Planes::try_new(&shape)?),
-            KvType::F16 => Data::F16(Planes::try_new(&shape)?),
+            KvType::F32 => Data::F32(Buffer::try_zeros(len)?),
+            KvType::F16 => Data::F16(Buffer::try_zeros(len)?),
         };
         Ok(Self { shape, data })
     }
@@ -202,82 +213,22 @@ impl KvBlock {
 
     /// The stored key and value at position `at` (in the block) of one head, `[dim]` each: for tests and tools.
     pub fn read(&self, layer: usize, kv_head: usize, at: usize, key: &mut [f32], value: &mut [f32]) {
-        fn copy<E: Elem>(
-            planes: &Planes<E>,
-            shape: &KvShape,
-            place: [usize; 3],
-            key: &mut [f32],
-            value: &mut [f32],
-        ) {
+        fn copy<E: Elem>(block: &KvBlock, place: [usize; 3], key: &mut [f32], value: &mut [f32]) {
             let [layer, kv_head, at] = place;
-            let (k, v) = planes.plane(shape, layer, kv_head);
-            for d in 0..shape.dim {
+            let (k, v) = E::cell(block, layer, kv_head);
+            for d in 0..block.shape.dim {
                 key[d] = k[d * BLOCK + at].to_f32();
-                value[d] = v[at * shape.v_stride() + d].to_f32();
+                value[d] = v[at * block.shape.v_stride() + d].to_f32();
             }
         }
         assert!(
             at < BLOCK && key.len() == self.shape.dim && value.len() == self.shape.dim,
             "key and value [dim]"
         );
-        match &self.data {
-            Data::F32(planes) => copy(planes, &self.shape, [layer, kv_head, at], key, value),
-            Data::F16(planes) => copy(planes, &self.shape, [layer, kv_head, at], key, value),
+        match self.shape.ty {
+            KvType::F32 => copy::<f32>(self, [layer, kv_head, at], key, value),
+            KvType::F16 => copy::<f16>(self, [layer, kv_head, at], key, value),
         }
-    }
-
-    /// Writes rows of keys and values at positions `at ..` of the block; `k` and `v` are `[n][kv_heads·dim]`.
-    fn write(&mut self, layer: usize, at: usize, k: &[f32], v: &[f32]) {
-        let shape = self.shape;
-        match &mut self.data {
-            Data::F32(planes) => planes.write(&shape, layer, at, k, v),
-            Data::F16(planes) => planes.write(&shape, layer, at, k, v),
-        }
-    }
-}
-
-impl<E: Elem> Planes<E> {
-    fn write(&mut self, shape: &KvShape, layer: usize, at: usize, k: &[f32], v: &[f32]) {
-        let (dim, stride) = (shape.dim, shape.v_stride());
-        let width = shape.kv_heads * dim;
-        for head in 0..shape.kv_heads {
-            let plane = shape.plane(layer, head);
-            let panel = &mut self.k[plane * dim * BLOCK..][..dim * BLOCK];
-            let rows = &mut self.v[plane * stride * BLOCK..][..stride * BLOCK];
-            for (i, (k, v)) in k.chunks_exact(width).zip(v.chunks_exact(width)).enumerate() {
-                let (k, v) = (&k[head * dim..][..dim], &v[head * dim..][..dim]);
-                for (column, &x) in panel.chunks_exact_mut(BLOCK).zip(k) {
-                    column[at + i] = E::from_f32(x);
-                }
-                for (y, &x) in rows[(at + i) * stride..][..dim].iter_mut().zip(v) {
-                    *y = E::from_f32(x);
-                }
-            }
-        }
-    }
-}
-
-/// Writes the keys and values of positions `pos0 ..` of one layer, `k` and `v` of shape `[n][kv_heads·dim]`, into
-/// the blocks of a cache; `blocks[0]` holds position 0. A block that is shared is copied first.
-///
-/// # Panics
-/// If the shapes do not fit, or `blocks` do not reach the last position.
-pub fn store(team: &Team, blocks: &mut [Arc<KvBlock>], layer: usize, pos0: usize, k: &[f32], v: &[f32]) {
-    let _ = team;
-    let Some(first) = blocks.first() else {
-        assert!(k.is_empty() && v.is_empty(), "no cache block to store in");
-        return;
-    };
-    let width = first.shape.kv_heads * first.shape.dim;
-    assert!(k.len() == v.len() && k.len().is_multiple_of(width), "keys and values [n][{width}]");
-    let n = k.len() / width;
-    assert!(pos0 + n <= blocks.len() * BLOCK, "positions {pos0} + {n} in {} blocks", blocks.len());
-    let mut done = 0;
-    while done < n {
-        let (block, at) = ((pos0 + done) / BLOCK, (pos0 + done) % BLOCK);
-        let rows = done * width..(done + (BLOCK - at).min(n - done)) * width;
-        done = rows.end / width;
-        Arc::make_mut(&mut blocks[block]).write(layer, at, &k[rows.clone()], &v[rows]);
     }
 }
 
@@ -285,7 +236,9 @@ pub fn store(team: &Team, blocks: &mut [Arc<KvBlock>], layer: usize, pos0: usize
 mod tests {
     use super::*;
     use crate::isa::Isa;
-    use crate::testing::Random;
+    use crate::team::Team;
+    use crate::testing::{Random, teams};
+    use std::sync::Arc;
 
     fn cache(shape: KvShape, blocks: usize) -> Vec<Arc<KvBlock>> {
         (0..blocks).map(|_| Arc::new(KvBlock::try_new(shape).unwrap())).collect()

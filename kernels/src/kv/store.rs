@@ -1,0 +1,110 @@
+//! Writing keys and values into cache blocks.
+use super::{BLOCK, Elem, KvBlock, KvShape, KvType};
+use crate::isa::{Op, Simd};
+use crate::team::{SharedMut, Team};
+use half::f16;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Fewer values than this are stored faster by the leader alone than shared: about a microsecond's worth.
+const ALONE: usize = 2048;
+
+/// Writes the keys and values of positions `pos0 ..` of one layer, `k` and `v` of shape `[n][kv_heads · dim]`, into
+/// the blocks of a cache; `blocks[0]` holds position 0. A block that is shared is copied first.
+///
+/// # Panics
+/// If the shapes do not fit, or `blocks` do not reach the last position.
+pub fn store(team: &Team, blocks: &mut [Arc<KvBlock>], layer: usize, pos0: usize, k: &[f32], v: &[f32]) {
+    let Some(first) = blocks.first() else {
+        assert!(k.is_empty() && v.is_empty(), "no cache block to store in");
+        return;
+    };
+    let shape = first.shape;
+    let width = shape.kv_heads * shape.dim;
+    assert!(k.len() == v.len() && k.len().is_multiple_of(width), "keys and values [n][{width}]");
+    let n = k.len() / width;
+    let reach = blocks.len() * BLOCK;
+    assert!(n <= reach && pos0 <= reach - n, "positions {pos0} + {n} in {} blocks", blocks.len());
+    let blocks = &mut blocks[pos0 / BLOCK..(pos0 + n).div_ceil(BLOCK)];
+    let input = Input { shape, layer, pos0, n, k, v };
+    match shape.ty {
+        KvType::F32 => store_as::<f32>(team, blocks, input),
+        KvType::F16 => store_as::<f16>(team, blocks, input),
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Input<'a> {
+    shape: KvShape,
+    layer: usize,
+    pos0: usize,
+    n: usize,
+    k: &'a [f32],
+    v: &'a [f32],
+}
+
+fn store_as<E: Elem>(team: &Team, blocks: &mut [Arc<KvBlock>], input: Input<'_>) {
+    let Input { shape, layer, .. } = input;
+    let size = shape.kv_heads * shape.cell();
+    let first = shape.index(layer, 0) * shape.cell();
+    let cells: Vec<_> = blocks
+        .iter_mut()
+        .map(|block| {
+            assert_eq!(block.shape, shape, "cache blocks differ in shape");
+            SharedMut::new(&mut E::cells_mut(Arc::make_mut(block))[first..first + size])
+        })
+        .collect();
+    let units = cells.len() * shape.kv_heads;
+    let write =
+        |units| team.isa().dispatch_floats(Write::<E> { input, cells: &cells, units, of: PhantomData });
+    if input.k.len() < ALONE { write(0..units) } else { team.run(|worker| write(worker.share(units))) }
+}
+
+/// Writes (block, head) units.
+struct Write<'a, E> {
+    input: Input<'a>,
+    /// Of each block, the cells of the layer's heads.
+    cells: &'a [SharedMut<'a, E>],
+    units: Range<usize>,
+    of: PhantomData<E>,
+}
+
+impl<E: Elem> Op for Write<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        let Input { shape, pos0, n, k, v, .. } = self.input;
+        let (dim, stride, size) = (shape.dim, shape.v_stride(), shape.cell());
+        let width = shape.kv_heads * dim;
+        for unit in self.units {
+            let (block, head) = (unit / shape.kv_heads, unit % shape.kv_heads);
+            // SAFETY: each unit, and so each cell, belongs to one thread.
+            let cell = unsafe { self.cells[block].slice(head * size..(head + 1) * size) };
+            let (panel, rows) = cell.split_at_mut(dim * BLOCK);
+            let start = pos0 / BLOCK * BLOCK + block * BLOCK;
+            let here = start.max(pos0)..(start + BLOCK).min(pos0 + n);
+            let place = |position: usize, d: usize| (position - pos0) * width + head * dim + d;
+            for d in (0..dim).step_by(16) {
+                let count = (dim - d).min(16);
+                // Rounded rows first: then only small elements are transposed.
+                let mut keys = [[E::ZERO; 16]; BLOCK];
+                for (position, keys) in here.clone().zip(&mut keys) {
+                    let at = place(position, d);
+                    E::store(s, s.load_part(&k[at..at + count]), keys);
+                    let values = &mut rows[(position - start) * stride + d..][..16];
+                    if let Some(values) = values.first_chunk_mut() {
+                        E::store(s, s.load_part(&v[at..at + count]), values);
+                    }
+                }
+                let positions = here.start - start..here.end - start;
+                for (i, column) in panel[d * BLOCK..].chunks_exact_mut(BLOCK).take(count).enumerate() {
+                    for (stored, key) in column[positions.clone()].iter_mut().zip(&keys) {
+                        *stored = key[i];
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Decode with AVX512: four rows at a time, beside the generic form that its tests compare it with.
+//!
+//! Integer sums of a block may be added in any order, so the bytes of a group of blocks are unpacked to where
+//! few instructions can put them and the activations are laid out to match, once for all rows. A group of 128
+//! values ends as a vector of 16 sums: the 128-bit lane is the class, the dword in it the row. One conversion,
+//! one product and one multiply-add then serve four rows.
+use super::Rows;
+use crate::acts::Row;
+use crate::format::Quantised;
+use crate::isa::{Avx512Vnni, Op, Simd, four, two};
+use std::arch::x86_64::*;
+
+/// A format with a form of its own for four rows.
+pub(crate) trait Wide: Quantised {
+    /// Values of a step: 128, or 256 for formats whose halves are unpacked together.
+    const STEP: usize;
+    /// Which 16 activations of a step, counted in sixteens, each lane of the layout holds.
+    const ORDER: &'static [usize];
+    /// The class of each lane of the sums.
+    const CLASSES: [usize; 4] = [0, 1, 2, 3];
+    /// What is subtracted from the unpacked weights.
+    const LESS: i32 = Self::BIAS;
+    /// For each vector of sums of a step which consecutive sixteens, from and how many, a lane adds up; none when
+    /// nothing is subtracted.
+    const SUMS: &'static [[(usize, usize); 4]];
+
+    /// Adds the products of step `s` to the chains.
+    ///
+    /// # Safety
+    /// Each of `rows` points to the blocks of the step, and `acts` has it too.
+    unsafe fn step(simd: Avx512Vnni, rows: [*const u8; 4], acts: &Layout, s: usize, acc: __m512) -> __m512;
+}
+
+/// Wraps intrinsics: see `isa::x86`.
+macro_rules! op {
+    ($($body:tt)*) => {
+        // SAFETY: an `Avx512Vnni` token is at hand, which proves the instructions; memory is reached only where
+        // the function's own contract allows.
+        unsafe { $($body)* }
+    };
+}
+pub(super) use op;
+
+/// One token's activations, laid out for a format.
+pub(crate) struct Layout {
+    /// [steps][ORDER] sixteens.
+    q: *const __m512i,
+    /// [groups] scales, each class in all dwords of its lane.
+    d: *const __m512,
+    /// [steps][SUMS] vectors −LESS · Σ quants, in the first dword of each lane.
+    init: *const __m512i,
+    /// [MINS][groups] scaled sums, laid out as `d`.
+    scaled: *const __m512,
+    groups: usize,
+}
+
+impl Layout {
+    /// Vector `i` of the activations.
+    #[inline(always)]
+    pub unsafe fn q(&self, i: usize) -> __m512i {
+        op!(_mm512_load_si512(self.q.add(i)))
+    }
+
+    /// What the sums of vector `i` start with.
+    #[inline(always)]
+    pub unsafe fn init(&self, i: usize) -> __m512i {
+        op!(_mm512_load_si512(self.init.add(i)))
+    }
+
+    /// acc + sum · d · (scale of the activations) for group `g`.
+    #[inline(always)]
+    pub unsafe fn chain(&self, g: usize, sum: __m512i, d: __m512, acc: __m512) -> __m512 {
+        op!(self.chain_value(g, _mm512_mul_ps(_mm512_cvtepi32_ps(sum), d), acc))
+    }
+
+    /// acc + value · (scale of the activations) for group `g`.
+    #[inline(always)]
+    pub unsafe fn chain_value(&self, g: usize, value: __m512, acc: __m512) -> __m512 {
+        op!(_mm512_fmadd_ps(value, _mm512_load_ps(self.d.add(g).cast()), acc))
+    }
+
+    /// The scaled sums for min `i` of group `g`.
+    #[inline(always)]
+    pub unsafe fn scaled(&self, i: usize, g: usize) -> __m512 {
+        op!(_mm512_load_ps(self.scaled.add(i * self.groups + g).cast()))
+    }
+}
+
+/// Four rows' partial sums to whole ones: dword r of a lane is the sum of that lane of `s[r]`.
+#[inline(always)]
+pub(super) fn reduce(s: [__m512i; 4]) -> __m512i {
+    op! {
+        let [low, high] = two!(i => {
+            let (a, b) = (s[2 * i], s[2 * i + 1]);
+            _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b))
+        });
+        _mm512_add_epi32(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high))
+    }
+}
+
+/// The product of the rows of a matrix with one token.
+pub(crate) struct WideRows<'a, Q>(pub Rows<'a, Q>);
+
+impl<Q: Wide> WideRows<'_, Q> {
+    #[inline(always)]
+    pub fn call(self, simd: Avx512Vnni) {
+        let Rows { blocks, row_blocks, rows, acts, t, out, scratch } = self.0;
+        let (groups, steps) = (acts.d.len() / 4, acts.q.len() / Q::STEP);
+        let size = acts.q.len() / 64 + groups * (1 + Q::MINS) + steps * Q::SUMS.len();
+        let layout = lay_out::<Q>(acts, scratch.get(size * 64));
+        let bytes = row_blocks * Q::BLOCK_BYTES;
+        let unit = Q::STEP / Q::BLOCK_LEN;
+        let step_bytes = unit * Q::BLOCK_BYTES;
+        let steps = row_blocks / unit;
+        let rest = bytes - steps * step_bytes;
+        let mut padded = [[0u8; 4 * 34]; 4];
+        for first in rows.clone().step_by(4) {
+            let count = (rows.end - first).min(4);
+            let four: [&[Q]; 4] = four!(i => {
+                let r = first + (i as usize).min(count - 1);
+                &blocks[r * row_blocks..(r + 1) * row_blocks]
+            });
+            let four = four!(i => four[i].as_ptr().cast::<u8>());
+            let y = op! {
+                let mut acc = _mm512_setzero_ps();
+                for s in 0..steps {
+                    let at = s * step_bytes;
+                    acc = Q::step(simd, four!(i => four[i].add(at)), &layout, s, acc);
+                }
+                if rest > 0 {
+                    // Blocks of zero bytes in the place of the missing ones add nothing.
+                    for (padded, row) in padded.iter_mut().zip(four) {
+                        padded[..rest].copy_from_slice(std::slice::from_raw_parts(row.add(bytes - rest), rest));
+                    }
+                    acc = Q::step(simd, four!(i => padded[i].as_ptr()), &layout, steps, acc);
+                }
+                let lanes = [
+                    _mm512_castps512_ps128(acc),
+                    _mm512_extractf32x4_ps::<1>(acc),
+                    _mm512_extractf32x4_ps::<2>(acc),
+                    _mm512_extractf32x4_ps::<3>(acc),
+                ];
+                let class = |c: usize| lanes[Q::CLASSES[c]];
+                // The orders of classes in use are their own inverses: lane c' of class c has class c' in lane c.
+                let sum = _mm_add_ps(_mm_add_ps(class(0), class(1)), _mm_add_ps(class(2), class(3)));
+                let mut y = [0.0; 4];
+                _mm_storeu_ps(y.as_mut_ptr(), sum);
+                y
+            };
+            // SAFETY: this thread owns the rows it was given.
+            unsafe { out.put(t, first, &y[..count]) };
+        }
+    }
+}
+
+/// Copies sixteen activations.
+#[inline(always)]
+fn copy(to: &mut [u8; 16], from: &[i8; 16]) {
+    op!(_mm_storeu_si128(to.as_mut_ptr().cast(), _mm_loadu_si128(from.as_ptr().cast())))
+}
+
+/// Puts each class into all dwords of its lane.
+#[inline(always)]
+fn spread<Q: Wide>(out: &mut [u8; 64], x: &[f32; 4]) {
+    let [a, b, c, d] = four!(i => Q::CLASSES[i] as i32);
+    op! {
+        let index = _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d);
+        let x = _mm512_castps128_ps512(_mm_loadu_ps(x.as_ptr()));
+        _mm512_storeu_ps(out.as_mut_ptr().cast(), _mm512_permutexvar_ps(index, x))
+    }
+}
+
+/// Puts each number into the first dword of its lane; the others are zero.
+#[inline(always)]
+fn first_dwords(out: &mut [u8; 64], x: [i32; 4]) {
+    op! {
+        let index = _mm512_setr_epi32(0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0);
+        let x = _mm512_castsi128_si512(_mm_loadu_si128(x.as_ptr().cast()));
+        _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_maskz_permutexvar_epi32(0x1111, index, x))
+    }
+}
+
+/// Lays activations out in `memory`.
+#[inline(always)]
+fn lay_out<Q: Wide>(acts: Row, memory: &mut [u8]) -> Layout {
+    let blocks = acts.d.len();
+    let groups = blocks / 4;
+    let sixteens = Q::ORDER.len();
+    let (q, rest) = memory.split_at_mut(acts.q.len());
+    let (vectors, _) = rest.as_chunks_mut::<64>();
+    let (d, vectors) = vectors.split_at_mut(groups);
+    let (scaled, init) = vectors.split_at_mut(groups * Q::MINS);
+
+    let (from, _) = acts.q.as_chunks::<16>();
+    let (to, _) = q.as_chunks_mut::<16>();
+    for (to, from) in to.chunks_exact_mut(sixteens).zip(from.chunks_exact(sixteens)) {
+        for (to, &at) in to.iter_mut().zip(Q::ORDER) {
+            copy(to, &from[at]);
+        }
+    }
+    for (out, x) in d.iter_mut().zip(acts.d.as_chunks().0) {
+        spread::<Q>(out, x);
+    }
+    for i in 0..Q::MINS {
+        let sums = &acts.scaled[if Q::MINS == 1 { 2 } else { i } * blocks..][..blocks];
+        for (out, x) in scaled[i * groups..(i + 1) * groups].iter_mut().zip(sums.as_chunks().0) {
+            spread::<Q>(out, x);
+        }
+    }
+    if !Q::SUMS.is_empty() {
+        let (halves, whole) = acts.sums.split_at(2 * blocks);
+        let halves = halves.split_at(blocks);
+        for (s, init) in init.chunks_exact_mut(Q::SUMS.len()).enumerate() {
+            let from = s * sixteens / 2;
+            let halves = (&halves.0[from..][..sixteens / 2], &halves.1[from..][..sixteens / 2]);
+            let whole = &whole[from..][..sixteens / 2];
+            for (init, lanes) in init.iter_mut().zip(Q::SUMS) {
+                first_dwords(
+                    init,
+                    four!(i => -Q::LESS * match lanes[i] {
+                        (at, 2) => whole[at / 2],
+                        (at, _) => if at % 2 == 0 { halves.0[at / 2] } else { halves.1[at / 2] },
+                    }),
+                );
+            }
+        }
+    }
+    Layout {
+        q: q.as_ptr().cast(),
+        d: d.as_ptr().cast(),
+        init: init.as_ptr().cast(),
+        scaled: scaled.as_ptr().cast(),
+        groups,
+    }
+}
+
+impl<Q: Wide> Op for WideRows<'_, Q> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<S: Simd>(self, _simd: S) {
+        WideRows::call(self, Avx512Vnni::new().expect("run with this token"));
+    }
+}

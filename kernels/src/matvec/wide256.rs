@@ -1,0 +1,410 @@
+//! Four rows of formats with blocks of 256 values.
+use super::wide::{Layout, Wide, op, reduce};
+use super::wide32::{AND_OR, Aligned, table};
+use crate::format::IQ4_BIASED;
+use crate::format::blocks::{Iq4Xs, Q2K, Q3K, Q4K, Q5K, Q6K};
+use crate::isa::{Avx512Vnni, four, two};
+use std::arch::x86_64::*;
+use std::mem::offset_of;
+
+/// Lanes 0 and 2, or 1 and 3, of two vectors.
+const EVEN: i32 = 0x88;
+const ODD: i32 = 0xdd;
+/// The lower, or the upper, two lanes of two vectors.
+const LOWER: i32 = 0x44;
+const UPPER: i32 = 0xee;
+
+/// Sixteen bytes of each row, a row to a lane.
+#[inline(always)]
+unsafe fn gather(rows: [*const u8; 4], offset: usize) -> __m512i {
+    op! {
+        let [a, b, c, d] = four!(r => _mm_loadu_si128(rows[r].add(offset).cast()));
+        let ab = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(a), b);
+        _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(ab, c), d)
+    }
+}
+
+/// The f16 at `offset` of row r as dword r of each lane.
+#[inline(always)]
+unsafe fn halves(rows: [*const u8; 4], offset: usize) -> __m512 {
+    op! {
+        let [a, b, c, d] = four!(r => u64::from(rows[r].add(offset).cast::<u16>().read_unaligned()));
+        let words = _mm_cvtsi64_si128((a | b << 16 | c << 32 | d << 48) as i64);
+        _mm512_broadcast_f32x4(_mm_cvtph_ps(words))
+    }
+}
+
+/// Byte `byte` of dword r of lane l: byte `first + at[l]` of lane r of a vector of rows.
+const fn from_rows(first: u8, at: [u8; 4], byte: usize) -> Aligned<[u8; 64]> {
+    let mut index = [0; 64];
+    let mut i = 0;
+    while i < 16 {
+        index[4 * i + byte] = 16 * (i % 4) as u8 + first + at[i / 4];
+        i += 1;
+    }
+    Aligned(index)
+}
+
+/// The bytes that a table of [`from_rows`] with byte 0 names, as dwords.
+#[inline(always)]
+fn dwords(index: &'static Aligned<[u8; 64]>, bytes: __m512i) -> __m512i {
+    op!(_mm512_maskz_permutexvar_epi8(0x1111_1111_1111_1111, table(index), bytes))
+}
+
+/// Those bytes as f32.
+#[inline(always)]
+fn floats(index: &'static Aligned<[u8; 64]>, bytes: __m512i) -> __m512 {
+    op!(_mm512_cvtepi32_ps(dwords(index, bytes)))
+}
+
+/// Of Q4_K and Q5_K, scales and mins of the runs of each half, in the order of classes 0, 2, 1, 3.
+#[inline(always)]
+unsafe fn scales_and_mins(rows: [*const u8; 4]) -> [(__m512, __m512); 2] {
+    static SCALES: [Aligned<[u8; 64]>; 2] = [from_rows(0, [0, 2, 1, 3], 0), from_rows(8, [0, 2, 1, 3], 0)];
+    static MINS: [Aligned<[u8; 64]>; 2] = [from_rows(4, [0, 2, 1, 3], 0), from_rows(12, [0, 2, 1, 3], 0)];
+    op! {
+        // Of each row: d and dmin, then three words of packed scales and mins.
+        let head = gather(rows, 0);
+        let each = |a, b, c, d| _mm512_broadcast_i32x4(_mm_setr_epi32(a, b, c, d));
+        let low = _mm512_srlv_epi32(_mm512_shuffle_epi32::<0b11_11_10_01>(head), each(0, 0, 0, 4));
+        let low = _mm512_and_si512(low, each(0x3f3f_3f3f, 0x3f3f_3f3f, 0x0f0f_0f0f, 0x0f0f_0f0f));
+        let high = _mm512_srli_epi32::<2>(_mm512_shuffle_epi32::<0b10_01_01_01>(head));
+        // Of each row: the first four scales and mins, then the other four.
+        let bytes = _mm512_ternarylogic_epi32::<AND_OR>(high, each(0, 0, 0x3030_3030, 0x3030_3030), low);
+        let (d, dmin) = (halves(rows, 0), halves(rows, 2));
+        two!(h => (_mm512_mul_ps(floats(&SCALES[h], bytes), d), _mm512_mul_ps(floats(&MINS[h], bytes), dmin)))
+    }
+}
+
+/// The activations as the low and high nibbles of Q4_K and Q5_K meet them: the first sixteens of the even runs,
+/// the second ones, and the same of the odd runs.
+const NIBBLE_ORDER: &[usize] = &[0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
+
+/// Steps of Q4_K and Q5_K: `unpack` gives the four vectors in that order.
+macro_rules! nibble_step {
+    ($format:ident, $unpack:expr) => {
+        impl Wide for $format {
+            const STEP: usize = 256;
+            const ORDER: &'static [usize] = NIBBLE_ORDER;
+            const CLASSES: [usize; 4] = [0, 2, 1, 3];
+            const SUMS: &'static [[(usize, usize); 4]] = &[];
+
+            #[inline(always)]
+            unsafe fn step(
+                _: Avx512Vnni,
+                rows: [*const u8; 4],
+                acts: &Layout,
+                s: usize,
+                acc: __m512,
+            ) -> __m512 {
+                op! {
+                    let sums = four!(r => {
+                        let w = $unpack(rows[r]);
+                        let even = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w[0], acts.q(4 * s));
+                        let odd = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w[2], acts.q(4 * s + 2));
+                        (
+                            _mm512_dpbusd_epi32(even, w[1], acts.q(4 * s + 1)),
+                            _mm512_dpbusd_epi32(odd, w[3], acts.q(4 * s + 3)),
+                        )
+                    });
+                    let even = reduce(four!(r => sums[r].0));
+                    let odd = reduce(four!(r => sums[r].1));
+                    let [(d0, m0), (d1, m1)] = scales_and_mins(rows);
+                    let acc = acts.chain(2 * s, _mm512_shuffle_i32x4::<LOWER>(even, odd), d0, acc);
+                    let acc = _mm512_fnmadd_ps(m0, acts.scaled(0, 2 * s), acc);
+                    let acc = acts.chain(2 * s + 1, _mm512_shuffle_i32x4::<UPPER>(even, odd), d1, acc);
+                    _mm512_fnmadd_ps(m1, acts.scaled(0, 2 * s + 1), acc)
+                }
+            }
+        }
+    };
+}
+
+nibble_step!(Q4K, |row: *const u8| nibbles(row.add(offset_of!(Q4K, qs))));
+nibble_step!(Q5K, |row: *const u8| fives(row));
+
+/// The nibbles of 128 bytes: low ones of the first sixteens, of the second sixteens, and the high ones.
+#[inline(always)]
+unsafe fn nibbles(qs: *const u8) -> [__m512i; 4] {
+    op! {
+        let (a, b) = (_mm512_loadu_si512(qs.cast()), _mm512_loadu_si512(qs.add(64).cast()));
+        let (first, second) = (_mm512_shuffle_i32x4::<EVEN>(a, b), _mm512_shuffle_i32x4::<ODD>(a, b));
+        let mask = _mm512_set1_epi8(15);
+        [
+            _mm512_and_si512(first, mask),
+            _mm512_and_si512(second, mask),
+            _mm512_and_si512(_mm512_srli_epi16::<4>(first), mask),
+            _mm512_and_si512(_mm512_srli_epi16::<4>(second), mask),
+        ]
+    }
+}
+
+/// Vectors of counts for a rotation: one count for each lane.
+#[inline(always)]
+fn counts(a: i64, b: i64, c: i64, d: i64) -> __m512i {
+    op!(_mm512_setr_epi64(a & 63, a & 63, b & 63, b & 63, c & 63, c & 63, d & 63, d & 63))
+}
+
+/// The values of Q5_K in the order of [`nibbles`].
+#[inline(always)]
+unsafe fn fives(row: *const u8) -> [__m512i; 4] {
+    op! {
+        let w = nibbles(row.add(offset_of!(Q5K, qs)));
+        let qh = row.add(offset_of!(Q5K, qh));
+        let first = _mm512_broadcast_i32x4(_mm_loadu_si128(qh.cast()));
+        let second = _mm512_broadcast_i32x4(_mm_loadu_si128(qh.add(16).cast()));
+        // Bit `run` of a byte becomes its bit 4.
+        let (even, odd, sixteen) = (counts(4, 2, 0, -2), counts(3, 1, -1, -3), _mm512_set1_epi8(16));
+        let bits = [(first, even), (second, even), (first, odd), (second, odd)];
+        four!(i => {
+            _mm512_ternarylogic_epi32::<AND_OR>(_mm512_rolv_epi64(bits[i].0, bits[i].1), sixteen, w[i])
+        })
+    }
+}
+
+impl Wide for Q6K {
+    const STEP: usize = 256;
+    const ORDER: &'static [usize] = &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+    const SUMS: &'static [[(usize, usize); 4]] = &[
+        [(0, 1), (1, 1), (2, 1), (3, 1)],
+        [(4, 1), (5, 1), (6, 1), (7, 1)],
+        [(8, 1), (9, 1), (10, 1), (11, 1)],
+        [(12, 1), (13, 1), (14, 1), (15, 1)],
+    ];
+
+    #[inline(always)]
+    unsafe fn step(_: Avx512Vnni, rows: [*const u8; 4], acts: &Layout, s: usize, mut acc: __m512) -> __m512 {
+        // [half of the block][half of a run]: scales go to the top byte of a dword, to keep their sign.
+        static SCALES: [[Aligned<[u8; 64]>; 2]; 2] = [
+            [from_rows(0, [0, 2, 4, 6], 3), from_rows(1, [0, 2, 4, 6], 3)],
+            [from_rows(8, [0, 2, 4, 6], 3), from_rows(9, [0, 2, 4, 6], 3)],
+        ];
+        op! {
+            let d = halves(rows, offset_of!(Q6K, d));
+            let scales = gather(rows, offset_of!(Q6K, scales));
+            for h in 0..2 {
+                let sums = four!(r => {
+                    let w = sixes(rows[r], h);
+                    let j = 4 * s + 2 * h;
+                    (
+                        _mm512_dpbusd_epi32(acts.init(j), w[0], acts.q(j)),
+                        _mm512_dpbusd_epi32(acts.init(j + 1), w[1], acts.q(j + 1)),
+                    )
+                });
+                let low = reduce(four!(r => sums[r].0));
+                let high = reduce(four!(r => sums[r].1));
+                let scale = two!(half => {
+                    let top = 0x8888_8888_8888_8888;
+                    let sc = _mm512_maskz_permutexvar_epi8(top, table(&SCALES[h][half]), scales);
+                    _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(sc)), d)
+                });
+                let first = _mm512_cvtepi32_ps(_mm512_shuffle_i32x4::<EVEN>(low, high));
+                let second = _mm512_cvtepi32_ps(_mm512_shuffle_i32x4::<ODD>(low, high));
+                let value = _mm512_fmadd_ps(second, scale[1], _mm512_mul_ps(first, scale[0]));
+                acc = acts.chain_value(2 * s + h, value, acc);
+            }
+            acc
+        }
+    }
+}
+
+/// Half `h` of the values of Q6_K in their order.
+#[inline(always)]
+unsafe fn sixes(row: *const u8, h: usize) -> [__m512i; 2] {
+    op! {
+        let low = _mm512_loadu_si512(row.add(offset_of!(Q6K, ql) + 64 * h).cast());
+        let bits = _mm512_broadcast_i64x4(_mm256_loadu_si256(row.add(offset_of!(Q6K, qh) + 32 * h).cast()));
+        let (mask, upper) = (_mm512_set1_epi8(15), _mm512_set1_epi8(0x30));
+        // Bits 2k and 2k + 1 of a byte become its bits 4 and 5, for runs k = 0, 1 and k = 2, 3.
+        let first = _mm512_rolv_epi64(bits, counts(4, 4, 2, 2));
+        let second = _mm512_rolv_epi64(bits, counts(0, 0, -2, -2));
+        [
+            _mm512_ternarylogic_epi32::<AND_OR>(first, upper, _mm512_and_si512(low, mask)),
+            _mm512_ternarylogic_epi32::<AND_OR>(
+                second,
+                upper,
+                _mm512_and_si512(_mm512_srli_epi16::<4>(low), mask),
+            ),
+        ]
+    }
+}
+
+impl Wide for Iq4Xs {
+    const STEP: usize = 256;
+    const ORDER: &'static [usize] = &[0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15];
+    const SUMS: &'static [[(usize, usize); 4]] =
+        &[[(0, 2), (2, 2), (4, 2), (6, 2)], [(8, 2), (10, 2), (12, 2), (14, 2)]];
+
+    #[inline(always)]
+    unsafe fn step(_: Avx512Vnni, rows: [*const u8; 4], acts: &Layout, s: usize, mut acc: __m512) -> __m512 {
+        op! {
+            let values = _mm512_broadcast_i32x4(_mm_loadu_si128(IQ4_BIASED.as_ptr().cast()));
+            let mask = _mm512_set1_epi8(15);
+            let d = halves(rows, offset_of!(Iq4Xs, d));
+            // The upper and the lower bits of the scales of row r in dword r of each lane.
+            let high = four!(r => rows[r].cast::<i32>().read_unaligned());
+            let low = four!(r => rows[r].add(offset_of!(Iq4Xs, scales_l)).cast::<i32>().read_unaligned());
+            let high = _mm512_broadcast_i32x4(_mm_loadu_si128(high.as_ptr().cast()));
+            let low = _mm512_broadcast_i32x4(_mm_loadu_si128(low.as_ptr().cast()));
+            let lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+            for h in 0..2 {
+                let sums = four!(r => {
+                    let qs = row_vector(rows[r], offset_of!(Iq4Xs, qs) + 64 * h);
+                    let first = _mm512_shuffle_epi8(values, _mm512_and_si512(qs, mask));
+                    let second = _mm512_and_si512(_mm512_srli_epi16::<4>(qs), mask);
+                    let second = _mm512_shuffle_epi8(values, second);
+                    let sum = _mm512_dpbusd_epi32(acts.init(2 * s + h), first, acts.q(4 * s + 2 * h));
+                    _mm512_dpbusd_epi32(sum, second, acts.q(4 * s + 2 * h + 1))
+                });
+                // Bits 4b of the lower ones, bits 2b of the upper ones (which start at bit 16) four up.
+                let base = _mm512_set1_epi32(4 * h as i32);
+                let b = _mm512_add_epi32(lanes, base);
+                let low = _mm512_and_si512(_mm512_srlv_epi32(low, _mm512_slli_epi32::<2>(b)), _mm512_set1_epi32(15));
+                let shift = _mm512_add_epi32(_mm512_slli_epi32::<1>(b), _mm512_set1_epi32(12));
+                let bits = _mm512_srlv_epi32(high, shift);
+                let scale = _mm512_ternarylogic_epi32::<AND_OR>(bits, _mm512_set1_epi32(0x30), low);
+                let scale = _mm512_cvtepi32_ps(_mm512_sub_epi32(scale, _mm512_set1_epi32(32)));
+                acc = acts.chain(2 * s + h, reduce(sums), _mm512_mul_ps(scale, d), acc);
+            }
+            acc
+        }
+    }
+}
+
+/// 64 bytes of a row.
+#[inline(always)]
+unsafe fn row_vector(row: *const u8, offset: usize) -> __m512i {
+    op!(_mm512_loadu_si512(row.add(offset).cast()))
+}
+
+/// The activations as the two-bit planes of Q2_K and Q3_K meet them: run k of both halves together.
+const PLANE_ORDER: &[usize] = &[0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15];
+/// The sixteens of each plane.
+const PLANES: &[[(usize, usize); 4]] = &[
+    [(0, 1), (1, 1), (8, 1), (9, 1)],
+    [(2, 1), (3, 1), (10, 1), (11, 1)],
+    [(4, 1), (5, 1), (12, 1), (13, 1)],
+    [(6, 1), (7, 1), (14, 1), (15, 1)],
+];
+/// [plane]: where the scales of the sixteens of a plane are.
+static PLANE_SCALES: [Aligned<[u8; 64]>; 4] = [
+    from_rows(0, [0, 1, 8, 9], 0),
+    from_rows(2, [0, 1, 8, 9], 0),
+    from_rows(4, [0, 1, 8, 9], 0),
+    from_rows(6, [0, 1, 8, 9], 0),
+];
+
+/// From the scaled sums of the sixteens of four planes, those of the runs of both halves.
+#[inline(always)]
+fn runs(planes: [__m512i; 4]) -> [__m512i; 2] {
+    op! {
+        let [low, high] = two!(i => {
+            let (a, b) = (planes[2 * i], planes[2 * i + 1]);
+            _mm512_add_epi32(_mm512_shuffle_i32x4::<EVEN>(a, b), _mm512_shuffle_i32x4::<ODD>(a, b))
+        });
+        [_mm512_shuffle_i32x4::<EVEN>(low, high), _mm512_shuffle_i32x4::<ODD>(low, high)]
+    }
+}
+
+/// Two-bit quants of plane `K`.
+#[inline(always)]
+fn plane<const K: u32>(qs: __m512i) -> __m512i {
+    op!(_mm512_and_si512(_mm512_srli_epi16::<K>(qs), _mm512_set1_epi8(3)))
+}
+
+impl Wide for Q2K {
+    const STEP: usize = 256;
+    const ORDER: &'static [usize] = PLANE_ORDER;
+    const SUMS: &'static [[(usize, usize); 4]] = &[];
+
+    #[inline(always)]
+    unsafe fn step(_: Avx512Vnni, rows: [*const u8; 4], acts: &Layout, s: usize, mut acc: __m512) -> __m512 {
+        // [half of the block][half of a run]
+        static MINS: [[Aligned<[u8; 64]>; 2]; 2] = [
+            [from_rows(0, [0, 2, 4, 6], 0), from_rows(1, [0, 2, 4, 6], 0)],
+            [from_rows(8, [0, 2, 4, 6], 0), from_rows(9, [0, 2, 4, 6], 0)],
+        ];
+        op! {
+            let scales = gather(rows, offset_of!(Q2K, scales));
+            let nibble = _mm512_set1_epi8(15);
+            let mins = _mm512_and_si512(_mm512_srli_epi16::<4>(scales), nibble);
+            let scales = _mm512_and_si512(scales, nibble);
+            let qs = four!(r => row_vector(rows[r], offset_of!(Q2K, qs)));
+            let zero = _mm512_setzero_si512();
+            let sums = [
+                reduce(four!(r => _mm512_dpbusd_epi32(zero, plane::<0>(qs[r]), acts.q(4 * s + 0)))),
+                reduce(four!(r => _mm512_dpbusd_epi32(zero, plane::<2>(qs[r]), acts.q(4 * s + 1)))),
+                reduce(four!(r => _mm512_dpbusd_epi32(zero, plane::<4>(qs[r]), acts.q(4 * s + 2)))),
+                reduce(four!(r => _mm512_dpbusd_epi32(zero, plane::<6>(qs[r]), acts.q(4 * s + 3)))),
+            ];
+            // A sum of 16 fits 16 bits, so that the product of words is that of dwords.
+            let sums = runs(four!(k => _mm512_madd_epi16(sums[k], dwords(&PLANE_SCALES[k], scales))));
+            let (d, dmin) = (halves(rows, offset_of!(Q2K, d)), halves(rows, offset_of!(Q2K, dmin)));
+            for h in 0..2 {
+                let g = 2 * s + h;
+                acc = acts.chain(g, sums[h], d, acc);
+                for (i, index) in MINS[h].iter().enumerate() {
+                    acc = _mm512_fnmadd_ps(_mm512_mul_ps(floats(index, mins), dmin), acts.scaled(i, g), acc);
+                }
+            }
+            acc
+        }
+    }
+}
+
+impl Wide for Q3K {
+    const STEP: usize = 256;
+    const ORDER: &'static [usize] = PLANE_ORDER;
+    // Without the scales the weights are 0..8, four more than their values.
+    const LESS: i32 = 4;
+    const SUMS: &'static [[(usize, usize); 4]] = PLANES;
+
+    #[inline(always)]
+    unsafe fn step(_: Avx512Vnni, rows: [*const u8; 4], acts: &Layout, s: usize, acc: __m512) -> __m512 {
+        op! {
+            // The twelve bytes of scales and d: the last 16 bytes of a block start two before them.
+            let packed = gather(rows, offset_of!(Q3K, scales) - 2);
+            // Bytes 0..4: scales 0..4 low, 8..12 high; 4..8: 4..8 and 12..16; 8..12: upper bits, two for each.
+            let bytes = _mm512_bsrli_epi128::<2>(packed);
+            let low = _mm512_shuffle_epi32::<0b01_00_01_00>(bytes);
+            let each = |a, b, c, d| _mm512_broadcast_i32x4(_mm_setr_epi32(a, b, c, d));
+            let low = _mm512_and_si512(_mm512_srlv_epi32(low, each(0, 0, 4, 4)), _mm512_set1_epi8(15));
+            let bits = _mm512_shuffle_epi32::<0b10_10_10_10>(bytes);
+            let bits = _mm512_rorv_epi32(bits, each(28, 30, 0, 2));
+            let scales = _mm512_ternarylogic_epi32::<AND_OR>(bits, _mm512_set1_epi8(0x30), low);
+
+            let qs = four!(r => row_vector(rows[r], offset_of!(Q3K, qs)));
+            let masks = four!(r => {
+                let mask = rows[r].add(offset_of!(Q3K, hmask));
+                _mm512_broadcast_i64x4(_mm256_loadu_si256(mask.cast()))
+            });
+            let sums = [
+                reduce(four!(r => third::<0>(plane::<0>(qs[r]), masks[r], acts, s))),
+                reduce(four!(r => third::<1>(plane::<2>(qs[r]), masks[r], acts, s))),
+                reduce(four!(r => third::<2>(plane::<4>(qs[r]), masks[r], acts, s))),
+                reduce(four!(r => third::<3>(plane::<6>(qs[r]), masks[r], acts, s))),
+            ];
+            let less = _mm512_set1_epi32(32);
+            let sums = runs(four!(k => {
+                let scale = _mm512_sub_epi32(dwords(&PLANE_SCALES[k], scales), less);
+                // The lower words are the numbers; the upper ones, sign or zero, must not count.
+                let scale = _mm512_and_si512(scale, _mm512_set1_epi32(0xffff));
+                _mm512_madd_epi16(sums[k], scale)
+            }));
+            let d = halves(rows, offset_of!(Q3K, d));
+            acts.chain(2 * s + 1, sums[1], d, acts.chain(2 * s, sums[0], d, acc))
+        }
+    }
+}
+
+/// Sums of the sixteens of plane `K`, whose third bits are in `mask`: bit K of the first half's bytes and bit
+/// 4 + K of the second's become bit 2.
+#[inline(always)]
+unsafe fn third<const K: usize>(plane: __m512i, mask: __m512i, acts: &Layout, s: usize) -> __m512i {
+    op! {
+        let up = 2 - K as i64;
+        let bits = _mm512_rolv_epi64(mask, counts(up, up, up - 4, up - 4));
+        let w = _mm512_ternarylogic_epi32::<AND_OR>(bits, _mm512_set1_epi8(4), plane);
+        _mm512_dpbusd_epi32(acts.init(4 * s + K), w, acts.q(4 * s + K))
+    }
+}

@@ -1,1 +1,0 @@
-//! Chat templates through minijinja, rendered to segments of known origin.

@@ -1,0 +1,118 @@
+//! From options to a loaded engine, its sampler settings and its chat template.
+use std::path::Path;
+use std::sync::Arc;
+
+use lapwing::engine::{Engine, EngineOptions, parse_isa};
+use lapwing::sampler::Settings;
+use lapwing::session::{Session, SessionOptions};
+use lapwing_kernels::TensorType;
+use lapwing_kernels::team::Team;
+use lapwing_models::chat_template::ChatTemplate;
+use lapwing_models::kv_cache::KvType;
+use lapwing_models::lora::{Adapter, DEFAULT_FACTORS, Stack};
+use lapwing_models::model::Model;
+use lapwing_models::{Class, Error, Result};
+
+use super::{ModelOptions, SamplerOptions, Ui};
+
+/// The model at `path`, loaded as asked.
+pub fn engine(path: &Path, options: &ModelOptions) -> Result<Arc<Engine>> {
+    Engine::open(path, &options.engine()?)
+}
+
+impl ModelOptions {
+    /// How to load and compute.
+    pub fn engine(&self) -> Result<EngineOptions> {
+        Ok(EngineOptions {
+            threads: self.threads.map(usize::from),
+            isa: self.isa.as_deref().map(parse_isa).transpose()?,
+            no_mmap: self.no_mmap,
+        })
+    }
+
+    /// The shape of a session.
+    pub fn session(&self) -> Result<SessionOptions> {
+        let kv_type = kv_type(&self.kv_type)?;
+        Ok(SessionOptions {
+            context: self.ctx_size.map(|n| n as usize),
+            kv_type,
+            ..SessionOptions::default()
+        })
+    }
+}
+
+/// The cache type of this name.
+pub fn kv_type(name: &str) -> Result<KvType> {
+    KvType::from_name(name).ok_or_else(|| {
+        let known: Vec<_> = KvType::ALL.iter().map(|ty| ty.name()).collect();
+        Error::new(Class::Usage, "unknown cache type").expected_got(known.join(", "), name)
+    })
+}
+
+/// A model in a few words: architecture, size and type.
+pub fn model_type(model: &Model) -> String {
+    let mut by_type: Vec<(TensorType, usize)> = Vec::new();
+    let mut params = 0;
+    for tensor in model.gguf().tensors() {
+        params += tensor.len();
+        match by_type.iter_mut().find(|(ty, _)| *ty == tensor.ty) {
+            Some((_, n)) => *n += tensor.len(),
+            None => by_type.push((tensor.ty, tensor.len())),
+        }
+    }
+    let most = by_type.iter().max_by_key(|(_, n)| *n).map_or("", |(ty, _)| ty.name());
+    let size = match params {
+        0..1_000_000_000 => format!("{}M", (params as f64 / 1e6).round()),
+        _ => format!("{:.1}B", params as f64 / 1e9),
+    };
+    format!("{} {size} {most}", model.spec().architecture)
+}
+
+/// The adapters named on the command line, each `PATH` or `PATH=SCALE`, fitted to `model`.
+pub fn stack(model: &Model, team: &Team, named: &[String]) -> Result<Stack> {
+    let mut stack = Stack::default();
+    for text in named {
+        let (path, scale) = path_and_scale(text);
+        let adapter = Adapter::open(path)?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        stack.add(&name, Arc::new(model.fit(adapter, DEFAULT_FACTORS, team)?), scale)?;
+    }
+    Ok(stack)
+}
+
+/// Splits `PATH=SCALE`; a path may hold `=`, so only a number behind the last one is a scale.
+fn path_and_scale(text: &str) -> (&Path, f32) {
+    match text.rsplit_once('=') {
+        Some((path, scale)) if !Path::new(text).exists() => match scale.parse() {
+            Ok(scale) => (Path::new(path), scale),
+            Err(_) => (Path::new(text), 1.0),
+        },
+        _ => (Path::new(text), 1.0),
+    }
+}
+
+/// A session with the adapters asked for.
+pub fn session(engine: &Arc<Engine>, options: &ModelOptions) -> Result<Session> {
+    let stack = stack(engine.model(), engine.team(), &options.lora)?;
+    let mut session = Session::new(engine.clone(), &options.session()?)?;
+    session.set_stack(stack);
+    Ok(session)
+}
+
+/// Sampler settings: the defaults, then what the model's file recommends, then what was asked for.
+pub fn settings(engine: &Engine, options: &SamplerOptions) -> Result<Settings> {
+    let _ = engine;
+    options.apply(Settings::default())
+}
+
+/// The model's chat template, or one that works in its place; that is said.
+pub fn template(engine: &Engine, ui: &Ui) -> Result<ChatTemplate> {
+    let model = engine.model();
+    let template = ChatTemplate::for_model(model.chat_template_source()?, model.tokenizer());
+    if let Some(why) = template.fallback()
+        && !ui.quiet
+    {
+        eprintln!("lapwing: {}", lapwing::text::safe(why));
+    }
+    Ok(template)
+}

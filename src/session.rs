@@ -1,0 +1,406 @@
+//! One sequence of tokens with its cache: evaluates prompts, reusing what is already evaluated, and generates answers.
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use lapwing_models::decoder::{Want, Workspace, forward};
+use lapwing_models::kv_cache::{KvCache, KvType};
+use lapwing_models::lora::Stack;
+use lapwing_models::tokenizer::StreamDecoder;
+use lapwing_models::{Class, Error, Result};
+
+use crate::cost::default_context;
+use crate::engine::Engine;
+use crate::logprobs::{TokenLogprob, top_logprobs};
+use crate::sampler::Chain;
+use crate::text::StopFinder;
+
+/// Tokens evaluated together at most.
+pub const DEFAULT_BATCH: usize = 512;
+
+/// Stops a running evaluation or answer from another thread. Clones share one flag.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Asks for a stop.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes the request back, before the next answer.
+    pub fn reset(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a stop was asked for.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Shape of a session.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// Context in tokens; `None` is the model's, at most [`crate::cost::DEFAULT_CONTEXT`].
+    pub context: Option<usize>,
+    /// Type of the numbers in the cache.
+    pub kv_type: KvType,
+    /// Tokens evaluated together at most.
+    pub batch: usize,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self { context: None, kv_type: KvType::F16, batch: DEFAULT_BATCH }
+    }
+}
+
+/// What the last prompt and answer took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Tokens of the prompt.
+    pub n_prompt: usize,
+    /// Of those, already in the cache.
+    pub n_cached: usize,
+    /// Of those, evaluated now.
+    pub n_eval: usize,
+    /// Tokens generated, the end token not counted.
+    pub n_gen: usize,
+    /// Forward passes between the generated tokens.
+    pub n_decoded: usize,
+    /// Time to evaluate the prompt.
+    pub prefill: Duration,
+    /// Time from the first generated token to the end.
+    pub decode: Duration,
+    /// Time from the start of the evaluation to the first generated token.
+    pub first_token: Duration,
+}
+
+impl Stats {
+    /// Prompt tokens evaluated per second.
+    pub fn prefill_speed(&self) -> f64 {
+        speed(self.n_eval, self.prefill)
+    }
+
+    /// Tokens generated per second.
+    pub fn decode_speed(&self) -> f64 {
+        speed(self.n_decoded, self.decode)
+    }
+}
+
+/// Per second; 0 where nothing was measured.
+fn speed(n: usize, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { n as f64 / time.as_secs_f64() }
+}
+
+/// What ends an answer.
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
+    /// Tokens to generate at most.
+    pub predict: Option<usize>,
+    /// Go on when the model ends its turn.
+    pub ignore_eos: bool,
+    /// Texts that end the answer, and are not part of it.
+    pub stops: Vec<String>,
+    /// How many of the most likely tokens to report at each step, with the chosen one.
+    pub logprobs: usize,
+}
+
+/// Why an answer ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The model ended its turn with this token.
+    End(u32),
+    /// As many tokens as asked for.
+    Limit,
+    /// A stop text.
+    Text(String),
+    /// The context is full.
+    Context,
+    /// Somebody cancelled it, or the receiver of the tokens had enough.
+    Cancelled,
+}
+
+impl Stop {
+    /// Stable name, as in `run -o json`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Stop::End(_) => "eos",
+            Stop::Limit => "length",
+            Stop::Text(_) => "stop",
+            Stop::Context => "context",
+            Stop::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// One step of a streamed answer.
+#[derive(Clone, Debug)]
+pub struct Piece<'a> {
+    /// The token chosen; `None` when only held-back text comes, at the end.
+    pub id: Option<u32>,
+    /// The text that became certain with it: whole characters, perhaps none. It may hold anything a model can write;
+    /// see [`crate::text::safe`].
+    pub text: &'a str,
+}
+
+/// A whole answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Tokens generated, without the end token.
+    pub ids: Vec<u32>,
+    /// Their text, without the stop text.
+    pub text: String,
+    /// Why it ended.
+    pub stop: Stop,
+    /// For each token of `ids`, when asked for.
+    pub logprobs: Vec<TokenLogprob>,
+}
+
+/// A sequence of tokens, evaluated as far as the cache reaches.
+pub struct Session {
+    engine: Arc<Engine>,
+    cache: KvCache,
+    workspace: Workspace,
+    batch: usize,
+    /// Tokens of the sequence. The cache holds the first `cache.len()` of them; at most the last one is not in it.
+    tokens: Vec<u32>,
+    /// Logits of the last token in the cache, `[n_vocab]`; empty before the first evaluation.
+    logits: Vec<f32>,
+    stats: Stats,
+    stack: Stack,
+}
+
+impl Session {
+    /// An empty session.
+    ///
+    /// # Errors
+    /// A memory error when the cache does not fit.
+    pub fn new(engine: Arc<Engine>, options: &SessionOptions) -> Result<Self> {
+        let spec = engine.model().spec();
+        let context = options.context.unwrap_or_else(|| default_context(spec));
+        let cache = KvCache::new(spec, options.kv_type, context)?;
+        let batch = options.batch.clamp(1, context);
+        let workspace = Workspace::new(engine.model(), batch)?;
+        Ok(Self {
+            engine,
+            cache,
+            workspace,
+            batch,
+            tokens: Vec::new(),
+            logits: Vec::new(),
+            stats: Stats::default(),
+            stack: Stack::default(),
+        })
+    }
+
+    /// The adapters in use.
+    pub fn stack(&self) -> &Stack {
+        &self.stack
+    }
+
+    /// Uses other adapters (fitted to this model) from now on. What was evaluated under a stack that computes
+    /// something else is forgotten, and evaluated again with the next prompt.
+    pub fn set_stack(&mut self, stack: Stack) {
+        if stack.key() != self.stack.key() {
+            self.truncate(0);
+        }
+        self.workspace.set_stack(&stack);
+        self.stack = stack;
+    }
+
+    /// The model and its team.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// The tokens so far: prompt and answer.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Tokens the context holds.
+    pub fn context(&self) -> usize {
+        self.cache.capacity()
+    }
+
+    /// Keys and values of the evaluated tokens.
+    pub fn cache(&self) -> &KvCache {
+        &self.cache
+    }
+
+    /// Counters and times of the last prompt and answer.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// How many tokens at the start of `prompt` need no evaluation. At least the last one always does, as its logits
+    /// choose the next token.
+    pub fn n_reusable(&self, prompt: &[u32]) -> usize {
+        let evaluated = &self.tokens[..self.cache.len().min(self.tokens.len())];
+        let common = evaluated.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        common.min(prompt.len().saturating_sub(1))
+    }
+
+    /// Makes `prompt` the sequence of this session: keeps the longest common start of it in the cache and evaluates
+    /// the rest. `progress` hears how many of how many tokens to evaluate are done.
+    ///
+    /// # Errors
+    /// A usage error when the prompt is empty or longer than the context; an interruption, after which the part that
+    /// was evaluated stays usable; what the forward pass reports.
+    pub fn eval(
+        &mut self,
+        prompt: &[u32],
+        cancel: &Cancel,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<()> {
+        self.check_fits(prompt)?;
+        let start = Instant::now();
+        let n_cached = self.n_reusable(prompt);
+        self.cache.truncate(n_cached);
+        self.tokens.truncate(n_cached);
+        self.stats = Stats { n_prompt: prompt.len(), n_cached, ..Stats::default() };
+        let n_eval = prompt.len() - n_cached;
+        let engine = Arc::clone(&self.engine);
+        engine.team().scope(|| {
+            progress(0, n_eval);
+            let mut rest = &prompt[n_cached..];
+            while !rest.is_empty() {
+                if cancel.is_cancelled() {
+                    return Err(Error::new(Class::Interrupted, "interrupted while reading the prompt"));
+                }
+                let (now, later) = rest.split_at(rest.len().min(self.batch));
+                rest = later;
+                let want = if rest.is_empty() { Want::Last } else { Want::None };
+                self.advance(now, want)?;
+                self.stats.n_eval += now.len();
+                self.stats.prefill = start.elapsed();
+                progress(self.stats.n_eval, n_eval);
+            }
+            Ok(())
+        })
+    }
+
+    /// Refuses prompts that cannot be evaluated.
+    fn check_fits(&self, prompt: &[u32]) -> Result<()> {
+        if prompt.is_empty() {
+            return Err(Error::new(Class::Usage, "the prompt is empty").advice("give at least one token"));
+        }
+        if prompt.len() > self.context() {
+            return Err(Error::new(Class::Usage, "the prompt is longer than the context")
+                .expected_got(
+                    format!("at most {} tokens", self.context()),
+                    format!("{} tokens", prompt.len()),
+                )
+                .advice("shorten it, or ask for a larger context with --ctx-size"));
+        }
+        Ok(())
+    }
+
+    /// Evaluates tokens after those in the cache; keeps the logits of the last one if wanted.
+    fn advance(&mut self, ids: &[u32], want: Want) -> Result<()> {
+        let (model, team) = (self.engine.model(), self.engine.team());
+        let logits = forward(model, team, &mut self.workspace, &mut self.cache, ids, want)?;
+        self.logits.clear();
+        self.logits.extend_from_slice(logits);
+        let held = self.cache.len() - ids.len();
+        self.tokens.truncate(held);
+        self.tokens.extend_from_slice(ids);
+        Ok(())
+    }
+
+    /// Generates an answer to what [`Session::eval`] evaluated, giving each token to `receive` as it comes.
+    ///
+    /// # Errors
+    /// What the forward pass or the sampling reports. A cancelled answer is no error.
+    pub fn generate(
+        &mut self,
+        chain: &mut Chain,
+        limits: &Limits,
+        cancel: &Cancel,
+        receive: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
+    ) -> Result<Answer> {
+        if self.logits.is_empty() {
+            return Err(Error::new(Class::Usage, "there is no prompt to answer").advice("evaluate one first"));
+        }
+        let engine = Arc::clone(&self.engine);
+        engine.team().scope(|| self.generate_here(chain, limits, cancel, receive))
+    }
+
+    fn generate_here(
+        &mut self,
+        chain: &mut Chain,
+        limits: &Limits,
+        cancel: &Cancel,
+        receive: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
+    ) -> Result<Answer> {
+        let engine = Arc::clone(&self.engine);
+        let tokenizer = engine.model().tokenizer();
+        let mut decoder = StreamDecoder::new(tokenizer);
+        let mut finder = StopFinder::new(limits.stops.iter().cloned());
+        let mut answer =
+            Answer { ids: Vec::new(), text: String::new(), stop: Stop::Limit, logprobs: Vec::new() };
+        let start = Instant::now();
+        let mut first = None;
+        answer.stop = loop {
+            if limits.predict.is_some_and(|most| answer.ids.len() >= most) {
+                break Stop::Limit;
+            }
+            if cancel.is_cancelled() {
+                break Stop::Cancelled;
+            }
+            if self.tokens.len() > self.cache.len() {
+                if self.cache.len() == self.context() {
+                    break Stop::Context;
+                }
+                let id = self.tokens[self.tokens.len() - 1];
+                self.advance(&[id], Want::Last)?;
+                self.stats.n_decoded += 1;
+            }
+            let choice = chain.choose(&self.logits, &self.tokens);
+            first.get_or_insert_with(Instant::now);
+            self.tokens.push(choice.id);
+            if tokenizer.is_eog(choice.id) && !limits.ignore_eos {
+                break Stop::End(choice.id);
+            }
+            answer.ids.push(choice.id);
+            if limits.logprobs > 0 {
+                answer.logprobs.push(top_logprobs(&self.logits, choice.id, limits.logprobs));
+            }
+            let (text, stop) = finder.push(&decoder.push(choice.id));
+            answer.text += &text;
+            if receive(&Piece { id: Some(choice.id), text: &text }).is_break() {
+                break Stop::Cancelled;
+            }
+            if let Some(stop) = stop {
+                break Stop::Text(stop);
+            }
+        };
+        if !matches!(answer.stop, Stop::Text(_)) {
+            let (mut rest, stop) = finder.push(&decoder.finish());
+            match stop {
+                Some(stop) => answer.stop = Stop::Text(stop),
+                None => rest += &finder.finish(),
+            }
+            answer.text += &rest;
+            // The answer has ended: that the receiver had enough changes nothing.
+            let _ = receive(&Piece { id: None, text: &rest });
+        }
+        let first = first.unwrap_or(start);
+        self.stats.n_gen = answer.ids.len();
+        self.stats.first_token = self.stats.prefill + (first - start);
+        self.stats.decode = first.elapsed();
+        Ok(answer)
+    }
+
+    /// Forgets the tokens from position `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        if len < self.tokens.len() {
+            self.cache.truncate(len);
+            self.tokens.truncate(len);
+            self.logits.clear();
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The whole program, as people and scripts use it: the real binary on a real model.
+#![forbid(unsafe_code)]
+
+mod bad_input;
+mod chat;
+mod common;
+mod pipes;
+#[cfg(unix)]
+mod privacy;
+#[cfg(unix)]
+mod terminal;
