@@ -60,6 +60,7 @@ pub fn tokens(model: &Model, text: &str, n_ctx: usize, max_chunks: Option<usize>
 /// # Errors
 /// What [`forward`] and the logits file find wrong; [`Class::Usage`] when the file is of another vocabulary or text;
 /// [`Class::Interrupted`].
+#[allow(clippy::too_many_arguments)] // Two of them are callbacks; a struct of them would be used once.
 pub fn run(
     model: &Model,
     team: &Team,

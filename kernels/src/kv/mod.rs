@@ -237,7 +237,7 @@ mod tests {
     use super::*;
     use crate::isa::Isa;
     use crate::team::Team;
-    use crate::testing::{Random, teams};
+    use crate::testing::Random;
     use std::sync::Arc;
 
     fn cache(shape: KvShape, blocks: usize) -> Vec<Arc<KvBlock>> {

@@ -332,7 +332,7 @@ impl Wide for Q2K {
             let qs = four!(r => row_vector(rows[r], offset_of!(Q2K, qs)));
             let zero = _mm512_setzero_si512();
             let sums = [
-                reduce(four!(r => _mm512_dpbusd_epi32(zero, plane::<0>(qs[r]), acts.q(4 * s + 0)))),
+                reduce(four!(r => _mm512_dpbusd_epi32(zero, plane::<0>(qs[r]), acts.q(4 * s)))),
                 reduce(four!(r => _mm512_dpbusd_epi32(zero, plane::<2>(qs[r]), acts.q(4 * s + 1)))),
                 reduce(four!(r => _mm512_dpbusd_epi32(zero, plane::<4>(qs[r]), acts.q(4 * s + 2)))),
                 reduce(four!(r => _mm512_dpbusd_epi32(zero, plane::<6>(qs[r]), acts.q(4 * s + 3)))),
