@@ -19,7 +19,9 @@ mod wide256;
 mod wide32;
 
 use crate::acts::{BLOCK, GROUP, Row};
-use crate::format::{Group, Quantised, TensorType, as_blocks, blocks, with_quantised};
+use crate::format::{Group, Quantised, as_blocks, with_quantised};
+#[cfg(target_arch = "x86_64")]
+use crate::format::{TensorType, blocks};
 use crate::isa::{Isa, Op, Simd};
 use crate::linear::{Matrix, Out};
 use crate::panel::unpack_rest;

@@ -62,7 +62,7 @@ impl Moments {
     }
 
     /// Standard error of the mean.
-    fn stderr(&self) -> f64 {
+    fn standard_error(&self) -> f64 {
         if self.n < 2.0 {
             return 0.0;
         }
@@ -100,7 +100,13 @@ impl Tally {
     }
 
     pub(super) fn report(&self, tokens: usize, chunks: usize, against: Option<Comparison>) -> Report {
-        Report { tokens, chunks, ppl: self.ppl(), ppl_stderr: self.ppl() * self.nll.stderr(), against }
+        Report {
+            tokens,
+            chunks,
+            ppl: self.ppl(),
+            ppl_stderr: self.ppl() * self.nll.standard_error(),
+            against,
+        }
     }
 }
 
@@ -142,7 +148,7 @@ impl Against {
         Comparison {
             ppl_base: self.nll_base.mean().exp(),
             kld_mean: self.kld.mean(),
-            kld_stderr: self.kld.stderr(),
+            kld_stderr: self.kld.standard_error(),
             kld_p99: percentile(&self.klds, 0.99),
             kld_max: self.klds.last().copied().unwrap_or_default(),
             same_top_pct: percent(self.same_top as f64 / self.kld.n.max(1.0)),
@@ -181,7 +187,7 @@ mod tests {
         [1.0, 2.0, 4.0, 9.0].into_iter().for_each(|x| m.add(x));
         assert_eq!(m.mean(), 4.0);
         // Variance ((9 + 4 + 0 + 25) / 4) over n − 1.
-        assert!((m.stderr() - (9.5f64 / 3.0).sqrt()).abs() < 1e-12);
+        assert!((m.standard_error() - (9.5f64 / 3.0).sqrt()).abs() < 1e-12);
     }
 
     #[test]
