@@ -105,7 +105,7 @@ fn templates() {
             }
         }
         // In a chat, system text goes to the user where a template has no place for it.
-        let template = ChatTemplate::for_model(Some(&source), &tokenizer);
+        let template = ChatTemplate::for_model(Some(&source), &tokenizer).unwrap();
         println!("{name}: {}", template.fallback().unwrap_or("used"));
     }
     refused.dedup();

@@ -134,7 +134,11 @@ fn every_tensor_must_be_there_in_its_shape() {
             match parts.open() {
                 Ok(_) => assert!(optional, "{arch} without {name} is accepted"),
                 Err(error) => assert!(
-                    !optional && error.to_string().contains(name.rsplit('.').nth(1).unwrap()),
+                    // A fused q, k and v is asked for by the name of the first.
+                    !optional
+                        && error
+                            .to_string()
+                            .contains(name.rsplit('.').nth(1).unwrap().trim_end_matches("kv")),
                     "{error}"
                 ),
             }
@@ -279,7 +283,7 @@ fn numbers_that_are_not_finite_end_in_an_error() {
         let mut parts = Parts::new("tiny-llama:f32", &[]);
         parts.tensor(name).data.chunks_exact_mut(4).for_each(|v| v.copy_from_slice(&value.to_le_bytes()));
         let model = parts.open().unwrap();
-        let error = logits(&model, &[300, 301]).unwrap_err();
+        let error = logits(&model, &[300, 301]).expect_err(name);
         assert_eq!(error.class, Class::BadFile, "{name}");
         assert!(error.to_string().contains("not a finite number"), "{error}");
     }

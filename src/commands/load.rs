@@ -108,7 +108,7 @@ pub fn settings(engine: &Engine, options: &SamplerOptions) -> Result<Settings> {
 /// The model's chat template, or one that works in its place; that is said.
 pub fn template(engine: &Engine, ui: &Ui) -> Result<ChatTemplate> {
     let model = engine.model();
-    let template = ChatTemplate::for_model(model.chat_template_source()?, model.tokenizer());
+    let template = ChatTemplate::for_model(model.chat_template_source()?, model.tokenizer())?;
     if let Some(why) = template.fallback()
         && !ui.quiet
     {

@@ -1,11 +1,14 @@
 //! Chat templates through minijinja, rendered to segments of known origin.
 //!
-//! Templates come with models, from strangers: they run without loaders, on a budget of fuel that bounds
-//! their time and memory, and what they render keeps what people wrote apart from markup.
+//! Templates come with models, from strangers: they load nothing, run on a budget of fuel and of time, and
+//! what they render keeps what people wrote apart from markup.
+mod bound;
 mod mask;
+mod namespaces;
 mod python;
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
@@ -55,9 +58,11 @@ pub const CHATML: &str = "{% for message in messages %}\
 const NAME: &str = "chat_template";
 /// Longer sources are no chat templates; the largest known has 30 kB.
 const LONGEST_SOURCE: usize = 1 << 20;
-/// Fuel for one rendering, apart from what the length of its messages adds. One unit is an instruction or
-/// 64 bytes of text: some tenths of a second and 32 MB at most. Known templates take a few thousand.
-const FUEL: u64 = 500_000;
+/// Fuel for one rendering, apart from what its messages add. One unit is an instruction or 64 bytes of text:
+/// a tenth of a second or 13 MB at most. Known templates take a few thousand.
+const FUEL: u64 = 200_000;
+/// Fuel that each message adds; known templates take some hundred.
+const MESSAGE_FUEL: u64 = 2_000;
 
 impl ChatTemplate {
     /// Compiles `source` for the vocabulary of `tokenizer`.
@@ -78,15 +83,28 @@ impl ChatTemplate {
                 .at("key tokenizer.chat_template")
                 .expected_got(format!("at most {LONGEST_SOURCE} bytes"), source.len()));
         }
-        let mut env = Environment::new();
-        env.set_undefined_behavior(UndefinedBehavior::Lenient);
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        env.set_syntax(syntax.expect("the usual delimiters are distinct"));
-        env.set_auto_escape_callback(|_| AutoEscape::None);
-        python::install(&mut env, clock);
-        env.add_template_owned(NAME, without_generation(source).into_owned()).map_err(|error| {
-            Error::bad_file(format!("the chat template cannot be read: {}", told(&error))).at(place(&error))
-        })?;
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()
+            .expect("the usual delimiters are distinct");
+        let text = without_generation(source).into_owned();
+        let compiled = bound::bounded(Duration::ZERO, move || {
+            namespaces::check(&text, syntax.clone())?;
+            let mut env = Environment::new();
+            env.set_undefined_behavior(UndefinedBehavior::Lenient);
+            env.set_syntax(syntax);
+            // Errors must not hold the template's values, which may be deep to drop.
+            env.set_debug(false);
+            env.set_auto_escape_callback(|_| AutoEscape::None);
+            python::install(&mut env, clock);
+            env.add_template_owned(NAME, text).map_err(|error| {
+                Error::bad_file(format!("the chat template cannot be read: {}", told(&error)))
+                    .at(place(&error))
+            })?;
+            Ok(env)
+        });
+        let env = compiled??;
         let mut globals = Map::new();
         let ids = [
             ("bos_token", tokenizer.bos()),
@@ -105,18 +123,22 @@ impl ChatTemplate {
     /// The template of a model file, made to work: one that is missing, broken or renders no conversation is
     /// replaced by ChatML, which [`ChatTemplate::fallback`] tells; system text goes into the first message of
     /// the user where the template takes none.
-    pub fn for_model(source: Option<&str>, tokenizer: &Tokenizer) -> Self {
+    ///
+    /// # Errors
+    /// When the template does not even end: see [`ChatTemplate::render`].
+    pub fn for_model(source: Option<&str>, tokenizer: &Tokenizer) -> Result<Self> {
         let failure = match source {
             None => "the model has no chat template".to_owned(),
             Some(source) => match Self::new(source, tokenizer).and_then(|template| template.tried(tokenizer))
             {
-                Ok(template) => return template,
+                Ok(template) => return Ok(template),
+                Err(error) if error.message == bound::ENDLESS => return Err(error),
                 Err(error) => error.message,
             },
         };
-        let mut chatml = Self::new(CHATML, tokenizer).expect("ChatML is a template");
+        let mut chatml = Self::new(CHATML, tokenizer)?;
         chatml.fallback = Some(format!("{failure}; ChatML is used instead"));
-        chatml
+        Ok(chatml)
     }
 
     /// Tries the smallest conversations and notes what the template can take.
@@ -130,7 +152,10 @@ impl ChatTemplate {
         }
         let both = [Message::new("system", "instruction"), user[0].clone()];
         let rendered = self.render(tokenizer, &both, true);
-        self.supports_system = rendered.is_ok_and(|segments| holds(segments, "instruction"));
+        self.supports_system = match rendered {
+            Err(error) if error.message == bound::ENDLESS => return Err(error),
+            rendered => rendered.is_ok_and(|segments| holds(segments, "instruction")),
+        };
         Ok(self)
     }
 
@@ -149,7 +174,8 @@ impl ChatTemplate {
     /// begins. `tokenizer` is the one that the template was compiled for.
     ///
     /// # Errors
-    /// When the template refuses the conversation, fails, or takes more time or memory than any known one.
+    /// When the template refuses the conversation, fails, or takes more time or memory than any known one. (A
+    /// very hostile one may then still be running on a thread of its own: the program should end.)
     pub fn render(
         &self,
         tokenizer: &Tokenizer,
@@ -195,18 +221,30 @@ impl ChatTemplate {
         variables.entry("tools").or_insert(serde_json::Value::Null);
         variables.entry("documents").or_insert(serde_json::Value::Null);
 
-        let rendered = self.run(&variables, bytes)?;
+        let rendered = self.run(&variables, messages.len(), bytes)?;
         Ok(marks.segments(&rendered))
     }
 
     /// The rendered string, marks and all.
-    fn run(&self, variables: &Map<String, serde_json::Value>, bytes: usize) -> Result<String> {
+    fn run(
+        &self,
+        variables: &Map<String, serde_json::Value>,
+        messages: usize,
+        bytes: usize,
+    ) -> Result<String> {
         // Each rendering has its own budget, which must let long messages be copied some dozen times.
         let mut env = self.env.clone();
-        env.set_fuel(Some(FUEL + bytes as u64));
+        env.set_fuel(Some(FUEL + MESSAGE_FUEL * messages as u64 + bytes as u64));
         let variables =
             Value::from_pairs(variables.iter().map(|(name, value)| (name.as_str(), python::value(value))));
-        let result = env.get_template(NAME).and_then(|template| template.render(variables));
+        // A microsecond for each byte, and for each message what a hundred bytes have.
+        let extra = Duration::from_micros(bytes as u64 + 100 * messages as u64);
+        let result = bound::bounded(extra, move || {
+            let result = env.get_template(NAME).and_then(|template| template.render(&variables));
+            // Nested values are deep to drop as well.
+            drop(variables);
+            result
+        })?;
         result.map_err(|error| match raised(&error) {
             Some(message) => Error::new(
                 Class::Usage,

@@ -20,6 +20,8 @@ pub enum Clock {
 /// Sets `env` up as transformers sets up jinja2.
 pub(super) fn install(env: &mut Environment<'static>, clock: Clock) {
     env.set_unknown_method_callback(method);
+    // It would show namespaces as values.
+    env.remove_global("debug");
     env.add_filter("tojson", tojson);
     // None can be looped over here, but Python would not say so.
     env.add_test("iterable", |value: &Value| {
@@ -101,8 +103,14 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
             }
             bytes = bytes.saturating_add(text.matches('{').count().saturating_mul(1000));
         }
-        // Pieces of a split cost far more than their bytes.
-        (Some(_), "split" | "splitlines") => bytes = bytes.saturating_mul(8),
+        // Each piece costs far more than its bytes.
+        (Some(text), "split" | "splitlines") => {
+            let pieces = match args.first().and_then(Value::as_str) {
+                Some(between) if !between.is_empty() => text.matches(between).count(),
+                _ => text.matches(char::is_whitespace).count(),
+            };
+            bytes = bytes.saturating_add(pieces.saturating_mul(64));
+        }
         (None, _) => bytes = value.len().unwrap_or(0).saturating_mul(64),
         _ => {}
     }
