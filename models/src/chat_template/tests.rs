@@ -295,7 +295,7 @@ fn system_text_finds_a_place() {
     assert_eq!(rendered(refuses, &chat[..1]), (false, "user=be;".to_owned()));
     let ignores = "{% for m in messages %}{% if m.role != 'system' %}{{ m.content }};{% endif %}{% endfor %}";
     assert_eq!(rendered(ignores, &chat), (false, "be\n\nhi;ho;".to_owned()));
-    assert_eq!(rendered(CHATML, &chat[..1]).0, true);
+    assert!(rendered(CHATML, &chat[..1]).0);
     // Tools that a template takes for granted.
     let tools = "{% for t in tools %}{{ t }}{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}";
     assert_eq!(rendered(tools, &chat).1, "behiho");
