@@ -28,7 +28,7 @@ pub fn tensor_of_module(module: &str) -> Option<String> {
     Some(format!("blk.{layer}.{tensor}.weight"))
 }
 
-/// The module of a GGUF tensor, the inverse of [`tensor_of_module`] (`fused_gate_up` chooses phi3's name of `ffn_up`).
+/// The module of a GGUF tensor, the inverse of `tensor_of_module` (`fused_gate_up` chooses phi3's name of `ffn_up`).
 pub fn module_of_tensor(tensor: &str, fused_gate_up: bool) -> Option<String> {
     match tensor {
         "output.weight" => return Some("lm_head".into()),
