@@ -24,20 +24,20 @@ pub struct Acts {
     blocks: usize,
     max_tokens: usize,
     max_cols: usize,
-    /// [n][32 · blocks] quants.
+    /// `[n][32 · blocks]` quants.
     q: Buffer<i8>,
-    /// [n][blocks] scales.
+    /// `[n][blocks]` scales.
     d: Buffer<f32>,
-    /// [n][3][blocks] sums of the quants: of the first 16 of a block, of the other 16, of all.
+    /// `[n][3][blocks]` sums of the quants: of the first 16 of a block, of the other 16, of all.
     sums: Buffer<i32>,
-    /// [n][3][blocks] the same sums times the scale.
+    /// `[n][3][blocks]` the same sums times the scale.
     scaled: Buffer<f32>,
     /// Most tokens of a tile, 0 when nothing is packed.
     tile: usize,
     /// The same activations as the tiles of a panel read them, tile after tile, each of T tokens:
-    /// [class 0..4][block of the class][ACT_WORDS][T].
+    /// `[class 0..4][block of the class][ACT_WORDS][T]`.
     packed: Buffer<i32>,
-    /// Likewise [class 0..4][block of the class][3][T] sums of the quants.
+    /// Likewise `[class 0..4][block of the class][3][T]` sums of the quants.
     packed_sums: Buffer<i32>,
     /// Likewise the sums times the scale.
     packed_scaled: Buffer<f32>,
@@ -46,13 +46,13 @@ pub struct Acts {
 /// One token's activations.
 #[derive(Clone, Copy)]
 pub(crate) struct Row<'a> {
-    /// [blocks][32] quants.
+    /// `[blocks][32]` quants.
     pub q: &'a [i8],
     /// [blocks] scales.
     pub d: &'a [f32],
-    /// [3][blocks] sums of the quants of the first half, the second half and the whole of each block.
+    /// `[3][blocks]` sums of the quants of the first half, the second half and the whole of each block.
     pub sums: &'a [i32],
-    /// [3][blocks] the sums times the scale.
+    /// `[3][blocks]` the sums times the scale.
     pub scaled: &'a [f32],
 }
 
@@ -135,13 +135,13 @@ impl Acts {
         (0..self.n.div_ceil(self.tile)).map(|i| tile_tokens(self.n, self.tile, i))
     }
 
-    /// Tile after tile of T tokens: [class 0..4][block of the class][ACT_WORDS][T] words, of which the last
+    /// Tile after tile of T tokens: `[class 0..4][block of the class][ACT_WORDS][T]` words, of which the last
     /// is the bits of an f32.
     pub(crate) fn packed(&self) -> &[i32] {
         &self.packed[..self.n * self.blocks * ACT_WORDS]
     }
 
-    /// −`bias` · Σ quants in the order of the tiles: [class 0..4][block of the class][scales][T], the sums
+    /// −`bias` · Σ quants in the order of the tiles: `[class 0..4][block of the class][scales][T]`, the sums
     /// being those of each half of a block with two scales.
     pub(crate) fn packed_init(&self, bias: i32, scales: usize, out: &mut [i32]) {
         self.gather(&self.packed_sums, scales, out, |sum| -bias * sum);

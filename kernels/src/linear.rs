@@ -88,7 +88,7 @@ pub struct Product<'a> {
     pub w: Matrix<'a>,
     /// One value per row.
     pub bias: Option<&'a [f32]>,
-    /// [tokens][out_stride], of which the first `w.rows()` of a row are written.
+    /// `[tokens][out_stride]`, of which the first `w.rows()` of a row are written.
     pub out: &'a mut [f32],
     /// Values from one token's output to the next, at least `w.rows()`.
     pub out_stride: usize,
@@ -103,9 +103,9 @@ pub struct Product<'a> {
 const UNIT: usize = 32;
 
 /// Computes all products of the same activations in one phase of the team: q, k and v together, or gate
-/// and up. `x` are the [tokens][cols] values that `acts` was set with; float weights read them.
+/// and up. `x` are the `[tokens][cols]` values that `acts` was set with; float weights read them.
 ///
-/// The value of out\[t\]\[r\] depends only on row r, token t and the instruction set: not on the number of
+/// The value of `out[t][r]` depends only on row r, token t and the instruction set: not on the number of
 /// threads, on the other tokens, or on the other products.
 ///
 /// # Panics
@@ -178,7 +178,7 @@ impl Input<'_> {
 /// The products t = s·A·x of all deltas, which the threads compute before the rows that need them. There is
 /// no barrier: a thread waits, if at all, when its first rows are done.
 struct Deltas<'a> {
-    /// A of every delta, in the order of the products, and its t, [tokens][rank].
+    /// A of every delta, in the order of the products, and its t, `[tokens][rank]`.
     jobs: Vec<(Matrix<'a>, Out<'a>)>,
     /// Threads that have done their part.
     done: AtomicUsize,
@@ -223,7 +223,7 @@ impl<'a> Deltas<'a> {
         }
     }
 
-    /// t of delta `i`, [tokens][rank], once every thread has done its part.
+    /// t of delta `i`, `[tokens][rank]`, once every thread has done its part.
     fn t(&self, i: usize, threads: usize) -> &[f32] {
         while self.done.load(Ordering::Acquire) < threads {
             std::hint::spin_loop();

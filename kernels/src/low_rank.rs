@@ -19,14 +19,14 @@ pub struct Factors {
     rank: usize,
     rows: usize,
     cols: usize,
-    /// A: [rank][cols].
+    /// A: `[rank][cols]`.
     a: Vec<u8>,
     /// B transposed: [rank][rows rounded up to `BLOCK`].
     b: Vec<u8>,
 }
 
 impl Factors {
-    /// Packs `a` [rank][cols] and `b` [rows][rank] as f32, f16, bf16 or q8_0. A width that q8_0 cannot
+    /// Packs `a` `[rank][cols]` and `b` `[rows][rank]` as f32, f16, bf16 or q8_0. A width that q8_0 cannot
     /// hold falls back to f16.
     ///
     /// # Errors
@@ -87,7 +87,7 @@ impl Factors {
         self.a.len() + self.b.len()
     }
 
-    /// A as a matrix [rank][cols].
+    /// A as a matrix `[rank][cols]`.
     pub(crate) fn a(&self) -> Matrix<'_> {
         Matrix::new(self.ty, self.rank, self.cols, &self.a).expect("packed with this shape")
     }
@@ -116,7 +116,7 @@ pub struct LowRank<'a> {
 pub(crate) struct Apply<'a> {
     /// The delta.
     pub delta: LowRank<'a>,
-    /// s·A·x of each token: [tokens][t_stride], the first `rank` of each.
+    /// s·A·x of each token: `[tokens][t_stride]`, the first `rank` of each.
     pub t: &'a [f32],
     /// Values from one token's t to the next.
     pub t_stride: usize,
@@ -124,7 +124,7 @@ pub(crate) struct Apply<'a> {
     pub row: usize,
     /// Rows of the tile.
     pub rows: usize,
-    /// The tile: [tokens][stride], `rows` rounded up to 16 of each are used.
+    /// The tile: `[tokens][stride]`, `rows` rounded up to 16 of each are used.
     pub tile: &'a mut [f32],
     /// Values from one token of the tile to the next.
     pub stride: usize,

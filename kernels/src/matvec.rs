@@ -58,7 +58,7 @@ pub(crate) fn matvec(
 }
 
 pub(crate) struct Rows<'a, Q> {
-    /// [rows][cols / BLOCK_LEN]
+    /// `[rows][cols / BLOCK_LEN]`
     blocks: &'a [Q],
     row_blocks: usize,
     rows: Range<usize>,

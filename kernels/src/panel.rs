@@ -186,9 +186,9 @@ pub(crate) fn unpack_rest<S: Simd, Q: Quantised>(simd: S, rest: &[Q]) -> Group<S
 
 /// One group of eight rows on its way into a panel.
 struct Eight {
-    /// [class][row]
+    /// `[class][row]`
     q: [[[u8; 32]; 8]; 4],
-    /// [pair][row]: f32 of the four classes, for two factors (scales, then mins).
+    /// `[pair][row]`: f32 of the four classes, for two factors (scales, then mins).
     factors: [[[u8; 32]; 8]; 2],
 }
 
@@ -309,11 +309,11 @@ struct Tile<'a> {
     class: usize,
     /// One class of a panel.
     weights: &'a [u8],
-    /// [blocks][ACT_WORDS][T]
+    /// `[blocks][ACT_WORDS][T]`
     acts: &'a [i32],
-    /// [blocks][MINS or else SCALES][T]: scaled sums of activations, or what the integer sums start with.
+    /// `[blocks][MINS or else SCALES][T]`: scaled sums of activations, or what the integer sums start with.
     aux: &'a [i32],
-    /// [2][T][ROWS]: the sum of the first two classes, which becomes the result, and of the other two.
+    /// `[2][T][ROWS]`: the sum of the first two classes, which becomes the result, and of the other two.
     sums: &'a mut [f32],
 }
 
@@ -374,8 +374,8 @@ const PREFETCH: usize = 12;
 /// Adds the products of one block of 32 columns to the chains.
 ///
 /// # Safety
-/// `weights` points to a block of a panel, aligned to 64 bytes, `acts` to \[ACT_WORDS\]\[T\] and `aux` to
-/// \[MINS or else SCALES\]\[T\] words.
+/// `weights` points to a block of a panel, aligned to 64 bytes, `acts` to `[ACT_WORDS][T]` and `aux` to
+/// `[MINS or else SCALES][T]` words.
 #[inline(always)]
 unsafe fn block<S: Simd, const T: usize, const LEVEL: usize, const SCALES: usize, const MINS: usize>(
     simd: S,

@@ -243,8 +243,8 @@ pub trait Panel: Dots {
     /// `LEVELS.of(max)`; `steps` is 4 or 8.
     ///
     /// # Safety
-    /// `w` points to \[steps\]\[ROWS\]\[4\] weights, aligned to 64 bytes, none above `max`; `a` to
-    /// \[steps\]\[T\] words of four i8 activations each, none of them −128.
+    /// `w` points to `[steps][ROWS][4]` weights, aligned to 64 bytes, none above `max`; `a` to
+    /// `[steps][T]` words of four i8 activations each, none of them −128.
     unsafe fn p_dots<const T: usize, const LEVEL: usize>(
         self,
         acc: [Self::P; T],

@@ -102,7 +102,7 @@ impl Case {
         out.chunks(stride).flat_map(|row| row[..self.rows].to_vec()).collect()
     }
 
-    /// The canonical results, [n][rows].
+    /// The canonical results, `[n][rows]`.
     fn expected(&self) -> Vec<f32> {
         let team = Team::new(1, Isa::Scalar).unwrap();
         let mut acts = Acts::new(self.n, self.cols);

@@ -43,13 +43,13 @@ pub(super) use op;
 
 /// One token's activations, laid out for a format.
 pub(crate) struct Layout {
-    /// [steps][ORDER] sixteens.
+    /// `[steps][ORDER]` sixteens.
     q: *const __m512i,
     /// [groups] scales, each class in all dwords of its lane.
     d: *const __m512,
-    /// [steps][SUMS] vectors −LESS · Σ quants, in the first dword of each lane.
+    /// `[steps][SUMS]` vectors −LESS · Σ quants, in the first dword of each lane.
     init: *const __m512i,
-    /// [MINS][groups] scaled sums, laid out as `d`.
+    /// `[MINS][groups]` scaled sums, laid out as `d`.
     scaled: *const __m512,
     groups: usize,
 }

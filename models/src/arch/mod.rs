@@ -1,6 +1,6 @@
 //! Architectures as data: the metadata of a file becomes a [`DecoderSpec`], which one decoder reads.
 //!
-//! A new architecture is one file with a `describe` function and one line in [`architectures!`].
+//! A new architecture is one file with a `describe` function and one line in `architectures!`.
 mod metadata;
 mod spec;
 

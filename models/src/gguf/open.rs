@@ -118,8 +118,8 @@ impl Gguf {
     /// Opens the model at `path`. When it is one part of a split model, whichever, all parts are opened.
     ///
     /// # Errors
-    /// [`Class::BadFile`](crate::Class::BadFile) when it is no intact GGUF file of version 2 or 3, naming the place; [`Class::Memory`]
-    /// and [`Class::Changed`](crate::Class::Changed) as [`Bytes`] does; [`Class::Other`] when the system refuses to read.
+    /// [`Class::BadFile`](crate::Class::BadFile) when it is no intact GGUF file of version 2 or 3, naming the place; [`Class::Memory`](crate::Class::Memory)
+    /// and [`Class::Changed`](crate::Class::Changed) as [`Bytes`] does; [`Class::Other`](crate::Class::Other) when the system refuses to read.
     pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Self> {
         let given = path.as_ref();
         let (front, part) = open_part(given, options)?;

@@ -8,7 +8,7 @@ use lapwing_kernels::team::Team;
 /// Rows of W decoded at a time.
 const ROWS: usize = 64;
 
-/// What is needed to rescale a DoRA delta without looking at W again. All are [outputs].
+/// What is needed to rescale a DoRA delta without looking at W again. All are `[outputs]`.
 ///
 /// ‖W + sBA‖² = ‖W‖² + 2s·⟨W, BA⟩ + s²·‖BA‖² row by row. Source: Liu et al. 2024, arXiv 2402.09353.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub struct Dora {
 }
 
 impl Dora {
-    /// Measures the rows of `w` against B·A: `a` is [rank][inputs], `b` [outputs][rank], `magnitude` [outputs].
+    /// Measures the rows of `w` against B·A: `a` is `[rank][inputs]`, `b` `[outputs][rank]`, `magnitude` `[outputs]`.
     pub fn new(team: &Team, w: Matrix<'_>, a: &[f32], b: &[f32], magnitude: Vec<f32>) -> Self {
         let (cols, rank) = (w.cols(), a.len() / w.cols());
         let mut acts = Acts::new(rank, cols);

@@ -72,7 +72,7 @@ impl Dtype {
     }
 }
 
-/// A matrix [rows][cols] in an adapter file; vectors have one column.
+/// A matrix `[rows][cols]` in an adapter file; vectors have one column.
 #[derive(Clone)]
 pub struct Factor {
     /// Rows after transposition.
@@ -92,7 +92,7 @@ impl std::fmt::Debug for Factor {
 }
 
 impl Factor {
-    /// A [rows][cols] matrix whose values are all bytes of `source`.
+    /// A `[rows][cols]` matrix whose values are all bytes of `source`.
     ///
     /// # Errors
     /// The source does not have the size of the matrix.
@@ -119,7 +119,7 @@ impl Factor {
         self.source.bytes()
     }
 
-    /// The values as f32, [rows][cols].
+    /// The values as f32, `[rows][cols]`.
     pub fn to_f32(&self) -> Vec<f32> {
         let values = self.stored();
         if !self.transposed {

@@ -48,11 +48,11 @@ pub struct Delta {
     pub rank: usize,
     /// Factor on B·A·x that comes with the file (alpha / r or alpha / √r), without the user's scale.
     pub scale: f32,
-    /// A, [r][inputs]; of an embedding [vocabulary][r].
+    /// A, `[r][inputs]`; of an embedding `[vocabulary][r]`.
     pub a: Factor,
-    /// B, [outputs][r].
+    /// B, `[outputs][r]`.
     pub b: Factor,
-    /// DoRA magnitudes m, [outputs].
+    /// DoRA magnitudes m, `[outputs]`.
     pub magnitude: Option<Factor>,
     /// Order of the rows of `b` and `magnitude`.
     pub rows: RowOrder,
@@ -107,12 +107,12 @@ impl Delta {
         self.b.rows
     }
 
-    /// B as f32 [outputs][r], its rows in the order of `base`.
+    /// B as f32 `[outputs][r]`, its rows in the order of `base`.
     pub fn b_in_base_order(&self, target: &str, base: &Base<'_>) -> Vec<f32> {
         self.in_base_order(self.b.to_f32(), self.rank, target, base)
     }
 
-    /// DoRA magnitudes as f32 [outputs], in the order of `base`.
+    /// DoRA magnitudes as f32 `[outputs]`, in the order of `base`.
     pub fn magnitude_in_base_order(&self, target: &str, base: &Base<'_>) -> Option<Vec<f32>> {
         Some(self.in_base_order(self.magnitude.as_ref()?.to_f32(), 1, target, base))
     }
@@ -158,7 +158,7 @@ impl Delta {
     }
 }
 
-/// Row h·D + 2i + s of the result is row h·D + s·D/2 + i of `values` ([rows][cols], D = rows / heads).
+/// Row h·D + 2i + s of the result is row h·D + s·D/2 + i of `values` (`[rows][cols]`, D = rows / heads).
 fn permute_rotary_rows(values: &[f32], cols: usize, heads: usize) -> Vec<f32> {
     let rows = values.len() / cols;
     let dim = rows / heads;

@@ -35,9 +35,9 @@ struct Packed {
 struct Embedding {
     rank: usize,
     scale: f32,
-    /// [vocabulary][rank]
+    /// `[vocabulary][rank]`
     a: Vec<f32>,
-    /// [rank][width]
+    /// `[rank][width]`
     b: Vec<f32>,
 }
 
@@ -253,7 +253,7 @@ impl Resolved {
             .collect()
     }
 
-    /// Adds the deltas of the embedding of `token` to its row `x` ([width]).
+    /// Adds the deltas of the embedding of `token` to its row `x` (`[width]`).
     pub fn add_embedding(&self, token: u32, x: &mut [f32]) {
         for (fitted, scale) in &self.embedding {
             let Some(e) = &fitted.embedding else { continue };

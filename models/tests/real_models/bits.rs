@@ -1,15 +1,13 @@
 //! The promise of the decoder: the bits of logits do not depend on how tokens are split into batches, on the number
 //! of threads, on forks, or on what was undone before.
-mod common;
-mod real;
 
+use crate::real::{GEMMA3, QWEN2, SMOLLM2, golden, ids, open, team};
 use lapwing_kernels::isa::Isa;
 use lapwing_kernels::team::Team;
 use lapwing_models::decoder::{Want, Workspace, forward};
 use lapwing_models::kv_cache::{KvCache, KvType};
 use lapwing_models::model::Model;
 use lapwing_models::{Class, Result};
-use real::{GEMMA3, QWEN2, SMOLLM2, golden, ids, open, team};
 
 /// Logits of all tokens, which are given in pieces of the sizes in `split`, repeated as often as needed.
 fn logits(model: &Model, team: &Team, tokens: &[u32], ty: KvType, split: &[usize]) -> Vec<u32> {
@@ -30,7 +28,7 @@ fn logits(model: &Model, team: &Team, tokens: &[u32], ty: KvType, split: &[usize
 }
 
 fn same_bits_however_split(name: &str, ty: KvType, n: usize) {
-    let Some(path) = common::model(name) else { return };
+    let Some(path) = crate::common::model(name) else { return };
     let (model, team) = (open(&path), team(2));
     let tokens = &ids(&golden("smollm2.json")["text_512"]["tokens"])[..n];
     let whole = logits(&model, &team, tokens, ty, &[n]);
@@ -38,7 +36,7 @@ fn same_bits_however_split(name: &str, ty: KvType, n: usize) {
         assert!(logits(&model, &team, tokens, ty, split) == whole, "{name} in pieces of {split:?}");
     }
     for threads in [1, 3] {
-        let team = real::team(threads);
+        let team = crate::real::team(threads);
         assert!(logits(&model, &team, tokens, ty, &[n]) == whole, "{name}: prefill on {threads} threads");
         assert!(logits(&model, &team, &tokens[..12], ty, &[1])[..] == whole[..12 * model.spec().vocab]);
     }
@@ -63,7 +61,7 @@ fn qwen2() {
 /// Past the attention's chunks of 512 positions, with batches that end anywhere in them.
 #[test]
 fn a_long_text_in_batches_of_any_size() {
-    let Some(path) = common::model(SMOLLM2) else { return };
+    let Some(path) = crate::common::model(SMOLLM2) else { return };
     let (model, team) = (open(&path), team(2));
     let tokens = ids(&golden("gemma3.json")["long_1536"]["tokens"]);
     let tokens: Vec<u32> = tokens.into_iter().take(1100).map(|id| id % 49152).collect();
@@ -81,7 +79,7 @@ fn a_long_text_in_batches_of_any_size() {
 
 #[test]
 fn rows_wanted_are_the_rows_of_all() {
-    let Some(path) = common::model(SMOLLM2) else { return };
+    let Some(path) = crate::common::model(SMOLLM2) else { return };
     let (model, team) = (open(&path), team(2));
     let tokens = &ids(&golden("smollm2.json")["text_512"]["tokens"])[..20];
     let all = logits(&model, &team, tokens, KvType::F16, &[20]);
@@ -100,7 +98,7 @@ fn rows_wanted_are_the_rows_of_all() {
 
 #[test]
 fn forks_and_undone_tokens_leave_no_trace() {
-    let Some(path) = common::model(SMOLLM2) else { return };
+    let Some(path) = crate::common::model(SMOLLM2) else { return };
     let (model, team) = (open(&path), team(2));
     let tokens = &ids(&golden("smollm2.json")["text_512"]["tokens"])[..90];
     let expected = logits(&model, &team, tokens, KvType::F16, &[90]);
@@ -124,7 +122,7 @@ fn forks_and_undone_tokens_leave_no_trace() {
 
 #[test]
 fn impossible_requests_change_nothing() {
-    let Some(path) = common::model(SMOLLM2) else { return };
+    let Some(path) = crate::common::model(SMOLLM2) else { return };
     let (model, team) = (open(&path), team(1));
     let mut ws = Workspace::new(&model, 16).unwrap();
     let mut cache = KvCache::new(model.spec(), KvType::F16, 8).unwrap();
@@ -154,7 +152,7 @@ fn impossible_requests_change_nothing() {
 /// Other instruction sets sum in another order, but compute the same model.
 #[test]
 fn instruction_sets_agree_closely() {
-    let Some(path) = common::model(SMOLLM2) else { return };
+    let Some(path) = crate::common::model(SMOLLM2) else { return };
     let model = open(&path);
     let tokens = &ids(&golden("smollm2.json")["text_512"]["tokens"])[..12];
     let logits_of = |isa: Isa| -> Vec<f32> {

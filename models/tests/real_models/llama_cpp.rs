@@ -6,8 +6,6 @@ use lapwing_models::gguf::{Gguf, OpenOptions, Strings};
 use lapwing_models::tokenizer::{Parts, Tokenizer};
 use serde_json::Value;
 
-mod common;
-
 fn checkout() -> Option<PathBuf> {
     let path = std::env::var_os("LAPWING_LLAMA_CPP").map(PathBuf::from);
     if path.is_none() {
@@ -64,7 +62,7 @@ fn vocabularies() {
 #[test]
 fn templates() {
     let Some(llama_cpp) = checkout() else { return };
-    let golden = std::fs::read_to_string(common::root().join("tests/data/templates.json")).unwrap();
+    let golden = std::fs::read_to_string(crate::common::root().join("tests/data/templates.json")).unwrap();
     let golden: Value = serde_json::from_str(&golden).unwrap();
     let now: Vec<i8> = golden["now"].as_array().unwrap().iter().map(|n| n.as_i64().unwrap() as i8).collect();
     let clock = Clock::At(2025, now[1], now[2], now[3], now[4], now[5]);

@@ -1,5 +1,4 @@
 //! What tests of the decoder share: real models opened or as f32, and golden data.
-#![allow(dead_code)] // Each test file uses a part.
 use std::path::{Path, PathBuf};
 
 use lapwing_kernels::TensorType;

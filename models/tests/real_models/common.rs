@@ -1,5 +1,4 @@
 //! Where tests find models and golden data that are too large for this repository.
-#![allow(dead_code)]
 use std::path::{Path, PathBuf};
 
 /// The root of the workspace.

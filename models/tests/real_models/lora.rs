@@ -1,21 +1,19 @@
 //! Adapters on a real model against PEFT, and the promises of a stack: order and absence change no bit.
-mod common;
-mod real;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::real::{SMOLLM2, dequantised, ids, log_sum_exp, open, team};
 use lapwing_kernels::TensorType;
 use lapwing_kernels::team::Team;
 use lapwing_models::decoder::{Want, Workspace, forward};
 use lapwing_models::kv_cache::{KvCache, KvType};
 use lapwing_models::lora::{Adapter, Fitted, Stack};
 use lapwing_models::model::Model;
-use real::{SMOLLM2, dequantised, ids, log_sum_exp, open, team};
 use serde_json::Value;
 
 fn adapters() -> Option<PathBuf> {
-    common::shared("lora")
+    crate::common::shared("lora")
 }
 
 fn fitted(model: &Model, team: &Team, folder: &str, ty: TensorType) -> Option<Arc<Fitted>> {
@@ -51,7 +49,7 @@ fn largest_difference(logits: &[f32], vocab: usize, tokens: &[u32], data: &Value
 
 #[test]
 fn every_stack_has_the_log_probabilities_of_peft() {
-    let (Some(path), Some(folder)) = (common::model(SMOLLM2), adapters()) else { return };
+    let (Some(path), Some(folder)) = (crate::common::model(SMOLLM2), adapters()) else { return };
     let text = std::fs::read_to_string(folder.join("expected.json")).unwrap();
     let expected: Value = serde_json::from_str(&text).unwrap();
     let (model, team) = (open(&dequantised(&path)), team(2));
@@ -77,7 +75,7 @@ fn every_stack_has_the_log_probabilities_of_peft() {
 
 #[test]
 fn both_containers_of_an_adapter_agree_to_the_rounding_of_f16() {
-    let (Some(path), Some(_)) = (common::model(SMOLLM2), adapters()) else { return };
+    let (Some(path), Some(_)) = (crate::common::model(SMOLLM2), adapters()) else { return };
     let (model, team) = (open(&dequantised(&path)), team(2));
     let tokens: Vec<u32> = (0..40).map(|i| 500 + i * 97).collect();
     let [peft, gguf] = ["lora-bard", "bard-f16.gguf"].map(|name| {
@@ -97,7 +95,7 @@ fn both_containers_of_an_adapter_agree_to_the_rounding_of_f16() {
 
 #[test]
 fn order_and_absence_change_no_bit() {
-    let (Some(path), Some(_)) = (common::model(SMOLLM2), adapters()) else { return };
+    let (Some(path), Some(_)) = (crate::common::model(SMOLLM2), adapters()) else { return };
     let (model, team) = (open(&path), team(2));
     let tokens: Vec<u32> = (0..24).map(|i| 500 + i * 97).collect();
     let parts: Vec<(Arc<Fitted>, f32)> =
@@ -139,7 +137,7 @@ fn permutations(n: usize) -> Vec<Vec<usize>> {
 
 #[test]
 fn an_adapter_of_another_model_is_refused() {
-    let (Some(path), Some(folder)) = (common::model(real::QWEN2), adapters()) else { return };
+    let (Some(path), Some(folder)) = (crate::common::model(crate::real::QWEN2), adapters()) else { return };
     let (model, team) = (open(&path), team(1));
     for (name, at) in [("lora-bard", "blk.0.attn_k.weight"), ("bard-f16.gguf", "general.architecture")] {
         let adapter = Adapter::open(&folder.join(name)).unwrap();

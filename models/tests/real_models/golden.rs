@@ -1,18 +1,16 @@
 //! Real models against PyTorch: greedy choices on the quantised weights, log-probabilities on the same weights
 //! as f32.
-mod common;
-mod real;
 
+use crate::real::{GEMMA3, QWEN2, SMOLLM2, argmax, dequantised, golden, ids, log_sum_exp, open, team};
 use lapwing_models::decoder::{Want, Workspace, forward};
 use lapwing_models::kv_cache::{KvCache, KvType};
 use lapwing_models::model::Model;
-use real::{GEMMA3, QWEN2, SMOLLM2, argmax, dequantised, golden, ids, log_sum_exp, open, team};
 use serde_json::Value;
 
 /// Fed with the golden ids, the likeliest token is the golden one wherever the margin to the runner-up is at least
 /// 0.5; there are `expected` such steps.
 fn greedy(model: &str, data: &str, expected: usize) {
-    let Some(path) = common::model(model) else { return };
+    let Some(path) = crate::common::model(model) else { return };
     let (model, team, data) = (open(&path), team(2), golden(data));
     let greedy = &data["greedy"];
     let prompt = ids(&greedy["prompt_tokens"]);
@@ -91,13 +89,13 @@ fn f32_agrees_on_512(model: &Model, data: &Value) {
 
 #[test]
 fn smollm2_as_f32_has_the_log_probabilities_of_pytorch() {
-    let Some(path) = common::model(SMOLLM2) else { return };
+    let Some(path) = crate::common::model(SMOLLM2) else { return };
     f32_agrees_on_512(&open(&dequantised(&path)), &golden("smollm2.json"));
 }
 
 #[test]
 fn gemma3_as_f32_has_the_log_probabilities_of_pytorch_also_past_its_window() {
-    let Some(path) = common::model(GEMMA3) else { return };
+    let Some(path) = crate::common::model(GEMMA3) else { return };
     let (model, data) = (open(&dequantised(&path)), golden("gemma3.json"));
     f32_agrees_on_512(&model, &data);
     let long = &data["long_1536"];

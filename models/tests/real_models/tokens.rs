@@ -5,14 +5,12 @@ use lapwing_models::gguf::{Gguf, OpenOptions};
 use lapwing_models::tokenizer::{StreamDecoder, Tokenizer};
 use serde_json::Value;
 
-mod common;
-
 fn open(path: PathBuf) -> Tokenizer {
     Tokenizer::from_gguf(&Gguf::open(path, &OpenOptions::default()).unwrap()).unwrap()
 }
 
 fn cases(vocabulary: &str) -> Vec<Value> {
-    let text = std::fs::read_to_string(common::root().join("tests/data/tokens.json")).unwrap();
+    let text = std::fs::read_to_string(crate::common::root().join("tests/data/tokens.json")).unwrap();
     let all: Value = serde_json::from_str(&text).unwrap();
     let cases = all[vocabulary].as_array().unwrap().clone();
     assert_eq!(cases.len(), 84);
@@ -50,32 +48,32 @@ fn check(vocabulary: &str, path: Option<PathBuf>) {
 
 #[test]
 fn smollm2() {
-    check("smollm2", common::model("smollm2-135m-instruct-q4_1.gguf"));
+    check("smollm2", crate::common::model("smollm2-135m-instruct-q4_1.gguf"));
 }
 
 #[test]
 fn qwen2() {
-    check("qwen2", common::model("qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"));
+    check("qwen2", crate::common::model("qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"));
 }
 
 #[test]
 fn gemma3() {
-    check("gemma3", common::model("gemma-3-270m-q4_k_m.gguf"));
+    check("gemma3", crate::common::model("gemma-3-270m-q4_k_m.gguf"));
 }
 
 #[test]
 fn llama_spm() {
-    check("llama-spm", common::shared("vocab/ggml-vocab-llama-spm.gguf"));
+    check("llama-spm", crate::common::shared("vocab/ggml-vocab-llama-spm.gguf"));
 }
 
 #[test]
 fn llama_bpe() {
-    check("llama-bpe", common::shared("vocab/ggml-vocab-llama-bpe.gguf"));
+    check("llama-bpe", crate::common::shared("vocab/ggml-vocab-llama-bpe.gguf"));
 }
 
 #[test]
 fn phi_3() {
-    check("phi-3", common::shared("vocab/ggml-vocab-phi-3.gguf"));
+    check("phi-3", crate::common::shared("vocab/ggml-vocab-phi-3.gguf"));
 }
 
 /// Cases that `scripts/token-cases` made with llama.cpp's own tokenisers, from the file that the variable
