@@ -6,7 +6,7 @@ use crate::team::{SharedMut, Team};
 /// microsecond, in which a core norms some 10,000 values.
 const ALONE: usize = 8192;
 
-/// out[t] = x[t] / √(mean(x[t]²) + eps) · weight for each of the rows t of `cols` values; `x` and `out` are
+/// `out[t] = x[t] / √(mean(x[t]²) + eps) · weight` for each of the rows t of `cols` values; `x` and `out` are
 /// `[n][cols]`, `weight` (ones when absent) is `[cols]`.
 ///
 /// The sum of squares is accumulated in f32 in 64 lanes (k mod 64), whatever the instruction set; it is within
