@@ -99,10 +99,14 @@ pub fn session(engine: &Arc<Engine>, options: &ModelOptions) -> Result<Session> 
     Ok(session)
 }
 
-/// Sampler settings: the defaults, then what the model's file recommends, then what was asked for.
-pub fn settings(engine: &Engine, options: &SamplerOptions) -> Result<Settings> {
-    let _ = engine;
-    options.apply(Settings::default())
+/// Sampler settings: the defaults, then what the model's file recommends, then what was asked for. What the file
+/// recommends and cannot be used is said.
+pub fn settings(engine: &Engine, options: &SamplerOptions, ui: &Ui) -> Result<Settings> {
+    let (base, ignored) = Settings::of_model(engine.model().gguf());
+    if !ui.quiet {
+        ignored.iter().for_each(|error| eprintln!("lapwing: {}", lapwing::text::safe(&error.to_string())));
+    }
+    options.apply(base)
 }
 
 /// The model's chat template, or one that works in its place; that is said.

@@ -2,7 +2,7 @@
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches};
-use lapwing::sampler::{KINDS, Param, Preset, Settings};
+use lapwing::sampler::{Param, Preset, Settings, params};
 
 /// How a model is loaded and computed.
 #[derive(Args, Clone, Debug)]
@@ -33,10 +33,6 @@ pub struct ModelOptions {
 pub struct SamplerOptions {
     /// Most tokens to generate; `None` is until the model ends.
     pub predict: Option<usize>,
-    /// Seed asked for.
-    pub seed: Option<u64>,
-    /// Samplers and their order, as given.
-    samplers: Option<String>,
     /// Parameters given, by name.
     given: Vec<(&'static str, Vec<String>)>,
 }
@@ -45,7 +41,7 @@ impl SamplerOptions {
     /// `base` with what was given on the command line.
     ///
     /// # Errors
-    /// A usage error on an unknown sampler.
+    /// A usage error on a value that does not fit.
     pub fn apply(&self, mut base: Settings) -> lapwing_models::Result<Settings> {
         for (name, texts) in &self.given {
             match texts.as_slice() {
@@ -53,10 +49,6 @@ impl SamplerOptions {
                 several => base.set_texts(name, several.to_vec())?,
             }
         }
-        if let Some(names) = &self.samplers {
-            base.set_order(names)?;
-        }
-        base.seed = self.seed.or(base.seed);
         Ok(base)
     }
 }
@@ -70,23 +62,9 @@ impl Args for SamplerOptions {
             .value_name("N")
             .value_parser(clap::value_parser!(usize))
             .help("Tokens to generate at most (default: until the model ends)");
-        let seed = Arg::new("seed")
-            .short('s')
-            .long("seed")
-            .value_name("N")
-            .value_parser(clap::value_parser!(u64))
-            .help("Seed of the random choices (default: a new one each time)");
-        let samplers = Arg::new("samplers").long("samplers").value_name("NAMES").help(format!(
-            "Samplers to apply, in order (default: {})",
-            Settings::default().kinds().map(|kind| kind.name).collect::<Vec<_>>().join(";")
-        ));
-        KINDS
-            .iter()
-            .flat_map(|kind| kind.params)
+        params()
             .map(sampler_arg)
-            .fold(command.args([predict, seed, samplers]), |command, arg| {
-                command.arg(arg.help_heading("Sampling"))
-            })
+            .fold(command.arg(predict), |command, arg| command.arg(arg.help_heading("Sampling")))
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
@@ -108,6 +86,11 @@ fn sampler_arg(param: &'static Param) -> Arg {
     match param.preset {
         Preset::Int(_, least, _) => arg.value_name("N").allow_negative_numbers(least < 0),
         Preset::Float(_, least, _) => arg.value_name("X").allow_negative_numbers(least < 0.0),
+        Preset::Seed => arg.short('s').value_name("N").allow_negative_numbers(true),
+        Preset::Order => arg.value_name("NAMES"),
+        Preset::Texts(_) if param.name == "logit-bias" => {
+            arg.short('l').value_name("ID+X").action(ArgAction::Append)
+        }
         Preset::Texts(_) => arg.value_name("TEXT").action(ArgAction::Append).allow_hyphen_values(true),
     }
 }
@@ -118,12 +101,7 @@ impl FromArgMatches for SamplerOptions {
             let texts: Vec<String> = matches.get_many(param.name)?.cloned().collect();
             Some((param.name, texts))
         };
-        Ok(Self {
-            predict: matches.get_one("predict").copied(),
-            seed: matches.get_one("seed").copied(),
-            samplers: matches.get_one("samplers").cloned(),
-            given: KINDS.iter().flat_map(|kind| kind.params).filter_map(given).collect(),
-        })
+        Ok(Self { predict: matches.get_one("predict").copied(), given: params().filter_map(given).collect() })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

@@ -54,7 +54,7 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
     let prompt = prompt_text(args.prompt.as_deref(), args.file.as_deref())?;
     let engine = load::engine(&args.model.file()?, &args.options)?;
     let mut session = load::session(&engine, &args.options)?;
-    let settings = load::settings(&engine, &args.sampling)?;
+    let settings = load::settings(&engine, &args.sampling, ui)?;
     let mut chain = Chain::new(&settings, engine.model().tokenizer());
 
     let ids = prompt_ids(&engine, &args, &prompt, ui)?;

@@ -22,7 +22,7 @@ pub struct Chain {
 impl Chain {
     /// The chain that `settings` ask for.
     pub fn new(settings: &Settings, vocab: &dyn Vocab) -> Self {
-        let seed = settings.seed.unwrap_or_else(Rng::fresh_seed);
+        let seed = settings.seed().unwrap_or_else(Rng::fresh_seed);
         let samplers: Vec<_> = settings.kinds().filter_map(|kind| (kind.build)(settings, vocab)).collect();
         Self { samplers, candidates: Candidates::default(), rng: Rng::new(seed), seed }
     }

@@ -22,7 +22,7 @@ mod xtc;
 pub use candidates::{Candidate, Candidates};
 pub use chain::{Chain, Choice};
 pub use rng::Rng;
-pub use settings::{Param, Preset, Settings, Value};
+pub use settings::{Param, Preset, Settings, Value, params};
 
 /// Every sampler, in the order in which the default chain applies them.
 pub static KINDS: &[&Kind] = &[

@@ -1,6 +1,7 @@
 //! What the samplers are set to, by name.
 use std::collections::BTreeMap;
 
+use lapwing_models::gguf::Gguf;
 use lapwing_models::{Class, Error, Result};
 
 use super::{KINDS, Kind, Place};
@@ -27,6 +28,29 @@ pub enum Preset {
     Float(f32, f32, f32),
     /// Texts, any number of them.
     Texts(&'static [&'static str]),
+    /// The seed of the random choices: a whole number, or `random` (the default) for a new one each time.
+    Seed,
+    /// Names of listed samplers joined by `;`, in the order in which they are applied.
+    Order,
+}
+
+/// What a seed is called that nobody chose.
+const RANDOM: &str = "random";
+
+/// Parameters of the chain as a whole.
+static CHAIN_PARAMS: [Param; 2] = [
+    Param {
+        name: "samplers",
+        aliases: &["sequence"],
+        help: "Samplers to apply, in order, joined by `;`",
+        preset: Preset::Order,
+    },
+    Param { name: "seed", aliases: &[], help: "Seed of the random choices", preset: Preset::Seed },
+];
+
+/// Every parameter: of the chain, then of each sampler in the order of [`KINDS`].
+pub fn params() -> impl Iterator<Item = &'static Param> + Clone {
+    CHAIN_PARAMS.iter().chain(KINDS.iter().flat_map(|kind| kind.params))
 }
 
 /// A value of a parameter.
@@ -38,6 +62,10 @@ pub enum Value {
     Float(f32),
     /// Texts.
     Texts(Vec<String>),
+    /// A seed; `None` is a new one each time.
+    Seed(Option<u64>),
+    /// Names of samplers.
+    Order(Vec<&'static str>),
 }
 
 impl std::fmt::Display for Value {
@@ -46,6 +74,9 @@ impl std::fmt::Display for Value {
             Value::Int(value) => write!(f, "{value}"),
             Value::Float(value) => write!(f, "{value}"),
             Value::Texts(texts) => write!(f, "{texts:?}"),
+            Value::Seed(None) => f.write_str(RANDOM),
+            Value::Seed(Some(seed)) => write!(f, "{seed}"),
+            Value::Order(names) => f.write_str(&names.join(";")),
         }
     }
 }
@@ -57,6 +88,8 @@ impl Param {
             Preset::Int(default, ..) => Value::Int(default),
             Preset::Float(default, ..) => Value::Float(default),
             Preset::Texts(texts) => Value::Texts(texts.iter().map(|&t| t.to_owned()).collect()),
+            Preset::Seed => Value::Seed(None),
+            Preset::Order => Value::Order(listed().map(|kind| kind.name).collect()),
         }
     }
 
@@ -69,31 +102,65 @@ impl Param {
         same(self.name) || self.aliases.iter().any(|alias| same(alias))
     }
 
+    /// What its values may be, in words: `a number from 0 to 1`.
+    pub fn range(&self) -> String {
+        match self.preset {
+            Preset::Int(_, least, greatest) if greatest == i64::from(i32::MAX) => {
+                format!("a whole number of at least {least}")
+            }
+            Preset::Int(_, least, greatest) => format!("a whole number from {least} to {greatest}"),
+            Preset::Float(_, f32::MIN, f32::MAX) => "a number".to_owned(),
+            Preset::Float(_, f32::MIN_POSITIVE, f32::MAX) => "a number above 0".to_owned(),
+            Preset::Float(_, least, f32::MAX) => format!("a number of at least {least}"),
+            Preset::Float(_, least, greatest) => format!("a number from {least} to {greatest}"),
+            Preset::Texts(_) => "text, or none".to_owned(),
+            Preset::Seed => format!("a whole number, or {RANDOM}"),
+            Preset::Order => {
+                format!("some of {}", listed().map(|kind| kind.name).collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+
     /// Reads a value from `text`.
     ///
     /// # Errors
     /// A usage error when it is not of this parameter's sort, or out of bounds.
     pub fn parse(&self, text: &str) -> Result<Value> {
-        let wrong = |expected: String| {
-            Error::new(Class::Usage, format!("bad value for {}", self.name)).expected_got(expected, text)
+        let value = match self.preset {
+            Preset::Int(_, least, greatest) => {
+                text.parse().ok().filter(|value| (least..=greatest).contains(value)).map(Value::Int)
+            }
+            Preset::Float(_, least, greatest) => {
+                text.parse().ok().filter(|value| (least..=greatest).contains(value)).map(Value::Float)
+            }
+            Preset::Texts(_) if text == "none" => Some(Value::Texts(Vec::new())),
+            Preset::Texts(_) => Some(Value::Texts(vec![text.to_owned()])),
+            // llama.cpp's word for it is -1.
+            Preset::Seed if text == RANDOM || text == "-1" => Some(Value::Seed(None)),
+            Preset::Seed => text.parse().ok().map(|seed| Value::Seed(Some(seed))),
+            Preset::Order => {
+                let names = text.split(';').map(str::trim).filter(|name| !name.is_empty());
+                return names.map(sampler).collect::<Result<_>>().map(Value::Order);
+            }
         };
-        match self.preset {
-            Preset::Int(_, least, greatest) => match text.parse() {
-                Ok(value) if (least..=greatest).contains(&value) => Ok(Value::Int(value)),
-                _ if greatest == i64::from(i32::MAX) => {
-                    Err(wrong(format!("a whole number of at least {least}")))
-                }
-                _ => Err(wrong(format!("a whole number from {least} to {greatest}"))),
-            },
-            Preset::Float(_, least, greatest) => match text.parse::<f32>() {
-                Ok(value) if (least..=greatest).contains(&value) => Ok(Value::Float(value)),
-                _ if greatest == f32::MAX && least == f32::MIN => Err(wrong("a number".to_owned())),
-                _ if greatest == f32::MAX => Err(wrong(format!("a number of at least {least}"))),
-                _ => Err(wrong(format!("a number from {least} to {greatest}"))),
-            },
-            Preset::Texts(_) => Ok(Value::Texts(if text == "none" { vec![] } else { vec![text.to_owned()] })),
-        }
+        value.ok_or_else(|| {
+            Error::new(Class::Usage, format!("bad value for {}", self.name)).expected_got(self.range(), text)
+        })
     }
+}
+
+/// The name of the listed sampler that `name` means, by llama.cpp's own aliases too.
+fn sampler(name: &str) -> Result<&'static str> {
+    let canonical = match name {
+        "temp" => "temperature".to_owned(),
+        "nucleus" => "top_p".to_owned(),
+        "typ" | "typical" | "typical_p" | "typical-p" => "typ_p".to_owned(),
+        other => other.replace('-', "_"),
+    };
+    listed().find(|kind| kind.name == canonical).map(|kind| kind.name).ok_or_else(|| {
+        let known = listed().map(|kind| kind.name).collect::<Vec<_>>().join(", ");
+        Error::new(Class::Usage, "unknown sampler").expected_got(format!("some of {known}"), name)
+    })
 }
 
 /// The samplers that the order may name.
@@ -101,36 +168,56 @@ fn listed() -> impl Iterator<Item = &'static Kind> {
     KINDS.iter().copied().filter(|kind| kind.place == Place::Listed)
 }
 
-/// Values of all parameters and the order of the chain.
+/// Values of all parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     values: BTreeMap<&'static str, Value>,
-    /// Names of the samplers in the order in which they are applied.
-    order: Vec<&'static str>,
-    /// Seed of the random choices; `None` is a new one each time.
-    pub seed: Option<u64>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        let params = KINDS.iter().flat_map(|kind| kind.params);
-        Self {
-            values: params.map(|param| (param.name, param.default_value())).collect(),
-            order: listed().map(|kind| kind.name).collect(),
-            seed: None,
-        }
+        Self { values: params().map(|param| (param.name, param.default_value())).collect() }
     }
 }
 
 impl Settings {
+    /// The defaults with what a model's file recommends under `general.sampling.*`, and an error for each of those
+    /// keys that holds no such value, and was passed over.
+    pub fn of_model(gguf: &Gguf) -> (Self, Vec<Error>) {
+        let mut settings = Self::default();
+        let mut ignored = Vec::new();
+        for param in params() {
+            for name in [param.name].iter().chain(param.aliases) {
+                let key = format!("general.sampling.{}", name.replace('-', "_"));
+                let Some(value) = gguf.get(&key) else { continue };
+                let text = match (value.as_str(), value.as_int(), value.as_f32(), param.preset) {
+                    (Some(text), ..) => text.to_owned(),
+                    (_, Some(n), ..) => n.to_string(),
+                    // Converters write some whole numbers as floats.
+                    (_, _, Some(x), Preset::Int(..)) if x.fract() == 0.0 => (x as i64).to_string(),
+                    (_, _, Some(x), _) => x.to_string(),
+                    _ => "something else".to_owned(),
+                };
+                if let Err(error) = settings.set(param.name, &text) {
+                    ignored.push(
+                        Error::bad_file("the model's own sampler setting is ignored")
+                            .in_file(gguf.path())
+                            .at(format!("key {key}"))
+                            .expected_got(error.expected, error.got),
+                    );
+                }
+            }
+        }
+        (settings, ignored)
+    }
+
     /// The parameter that `name` means.
     ///
     /// # Errors
     /// A usage error that names the nearest parameter when there is none.
     pub fn param(name: &str) -> Result<&'static Param> {
-        let mut params = KINDS.iter().flat_map(|kind| kind.params);
-        params.clone().find(|param| param.answers_to(name)).ok_or_else(|| {
-            let names = params.by_ref().map(|param| param.name);
+        params().find(|param| param.answers_to(name)).ok_or_else(|| {
+            let names = params().map(|param| param.name);
             let nearest = crate::text::nearest(name, names).map(|near| format!("did you mean {near}?"));
             Error::new(Class::Usage, format!("no setting named {name}")).advice(nearest.unwrap_or_default())
         })
@@ -196,41 +283,29 @@ impl Settings {
         }
     }
 
-    /// Sets which samplers are applied, and in which order: names joined by `;`.
-    ///
-    /// # Errors
-    /// A usage error on an unknown name.
-    pub fn set_order(&mut self, names: &str) -> Result<()> {
-        let find = |name: &str| {
-            // llama.cpp's own aliases.
-            let canonical = match name {
-                "temp" => "temperature".to_owned(),
-                "nucleus" => "top_p".to_owned(),
-                "typ" | "typical" | "typical_p" | "typical-p" => "typ_p".to_owned(),
-                other => other.replace('-', "_"),
-            };
-            listed().find(|kind| kind.name == canonical).map(|kind| kind.name).ok_or_else(|| {
-                let known = listed().map(|kind| kind.name).collect::<Vec<_>>().join(", ");
-                Error::new(Class::Usage, "unknown sampler").expected_got(format!("some of {known}"), name)
-            })
-        };
-        let names = names.split(';').map(str::trim).filter(|name| !name.is_empty());
-        self.order = names.map(find).collect::<Result<_>>()?;
-        Ok(())
+    /// The seed asked for; `None` is a new one each time.
+    pub fn seed(&self) -> Option<u64> {
+        match self.get("seed") {
+            Some(Value::Seed(seed)) => *seed,
+            _ => None,
+        }
     }
 
     /// The samplers to apply, in order. Some may have nothing to do.
     pub fn kinds(&self) -> impl Iterator<Item = &'static Kind> {
         let placed = |place| KINDS.iter().copied().filter(move |kind| kind.place == place);
         let mirostat = self.int("mirostat") > 0;
-        let order = self.order.iter().filter_map(|name| listed().find(|kind| kind.name == *name));
+        let order = match self.get("samplers") {
+            Some(Value::Order(names)) => names.as_slice(),
+            _ => &[],
+        };
+        let order = order.iter().filter_map(|name| listed().find(|kind| kind.name == *name));
         let order = order.filter(move |kind| !mirostat || kind.name == "temperature");
         placed(Place::First).chain(order).chain(placed(Place::Last))
     }
 
-    /// All parameters with their values, in the order of [`KINDS`].
+    /// All parameters with their values, in the order of [`params`].
     pub fn iter(&self) -> impl Iterator<Item = (&'static Param, &Value)> {
-        let params = KINDS.iter().flat_map(|kind| kind.params);
-        params.filter_map(|param| Some((param, self.values.get(param.name)?)))
+        params().filter_map(|param| Some((param, self.values.get(param.name)?)))
     }
 }

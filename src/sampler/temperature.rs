@@ -28,7 +28,8 @@ pub(super) static KIND: Kind = Kind {
     build: |settings, _| {
         let temperature = Temperature {
             middle: settings.float("temp"),
-            range: settings.float("dynatemp-range"),
+            // As in llama.cpp, mirostat steers the entropy alone.
+            range: if settings.int("mirostat") > 0 { 0.0 } else { settings.float("dynatemp-range") },
             exponent: settings.float("dynatemp-exp"),
         };
         (temperature.middle != 1.0 || temperature.range > 0.0).then(|| Box::new(temperature) as _)

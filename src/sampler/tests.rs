@@ -25,8 +25,8 @@ pub(super) fn logits(n: usize, seed: u64) -> Vec<f32> {
 /// Settings in which only the given ones act: `only("top-k", "3")`.
 pub(super) fn only(changes: &[(&str, &str)]) -> Settings {
     let mut settings = Settings::default();
-    settings.seed = Some(1);
-    for (name, value) in [("top-k", "0"), ("top-p", "1"), ("min-p", "0"), ("temp", "1")].iter().chain(changes)
+    for (name, value) in
+        [("seed", "1"), ("top-k", "0"), ("top-p", "1"), ("min-p", "0"), ("temp", "1")].iter().chain(changes)
     {
         settings.set(name, value).unwrap();
     }
@@ -224,7 +224,7 @@ fn draws_follow_the_distribution_and_the_seed() {
     }
     let draw = |seed| {
         let mut settings = settings.clone();
-        settings.seed = Some(seed);
+        settings.set("seed", &u64::to_string(&seed)).unwrap();
         let mut chain = Chain::new(&settings, &());
         (0..20).map(|_| chain.choose(&x, &[]).id).collect::<Vec<_>>()
     };
@@ -238,16 +238,16 @@ fn settings_are_checked_and_named_as_in_llama_cpp() {
     settings.set("top_k", "7").unwrap();
     settings.set("penalty_repeat", "1.1").unwrap();
     assert_eq!((settings.int("top-k"), settings.float("repeat-penalty")), (7, 1.1));
-    for (name, value) in [("top-p", "1.5"), ("top-p", "NaN"), ("top-k", "-1"), ("top-k", "x"), ("temp", "-1")]
+    for (name, value) in [("top-p", "1.5"), ("top-p", "NaN"), ("top-k", "-2"), ("top-k", "x"), ("temp", "-1")]
     {
         assert!(settings.set(name, value).is_err(), "{name} {value}");
     }
     let error = settings.set("top-q", "1").unwrap_err().to_string();
     assert!(error.contains("did you mean top-"), "{error}");
-    settings.set_order("temp;top-k").unwrap();
+    settings.set("samplers", "temp;top-k").unwrap();
     let names: Vec<_> = settings.kinds().filter(|k| k.place == Place::Listed).map(|k| k.name).collect();
     assert_eq!(names, ["temperature", "top_k"]);
-    assert!(settings.set_order("temp;nonsense").is_err());
+    assert!(settings.set("samplers", "temp;nonsense").is_err());
 }
 
 #[test]
@@ -359,12 +359,79 @@ fn mirostat_holds_the_surprise_at_its_target() {
     }
 }
 
+/// The paper's algorithms 1 and 2, step by step: which tokens stay, with which probability, and where the limit goes.
 #[test]
-fn mirostat_2_cuts_off_what_is_too_surprising() {
+fn mirostat_cuts_as_the_paper_says_at_every_step() {
     let x = logits(500, 61);
+    let words = Words(vec!["x"; 500]);
     let p = softmax(&wide(&x));
-    // The first limit is twice the target.
-    let kept: Vec<_> = (0..p.len()).filter(|&id| -p[id].log2() <= 2.0 * 3.5).collect();
-    let got = distribution(&only(&[("mirostat", "2"), ("mirostat-tau", "3.5")]), &x, &[]);
-    assert_close(&got, &keep(&p, &kept), "mirostat 2");
+    let rank = ranking(&p);
+    let (target, rate) = (2.5f64, 0.3f64);
+    for version in ["1", "2"] {
+        let settings = only(&[
+            ("mirostat", version),
+            ("mirostat-tau", "2.5"),
+            ("mirostat-eta", "0.3"),
+            // Of no effect under mirostat, as in llama.cpp.
+            ("dynatemp-range", "0.5"),
+            ("top-k", "1"),
+        ]);
+        let mut chain = Chain::new(&settings, &words);
+        let mut limit = 2.0 * target;
+        for step in 0..200 {
+            let n = if version == "2" {
+                p.iter().filter(|p| -p.log2() <= limit).count()
+            } else {
+                let (mut products, mut squares) = (0.0, 0.0);
+                for i in 1..100 {
+                    let t = ((i + 1) as f64 / i as f64).ln();
+                    products += t * (p[rank[i - 1]] / p[rank[i]]).ln();
+                    squares += t * t;
+                }
+                let s = products / squares;
+                let epsilon = s - 1.0;
+                (epsilon * limit.exp2() / (1.0 - 500f64.powf(-epsilon))).powf(1.0 / s) as usize
+            };
+            let expected = keep(&p, &rank[..n.clamp(1, 500)]);
+            let choice = chain.choose(&x, &[]);
+            let e = expected[choice.id as usize];
+            assert!((f64::from(choice.p) - e).abs() < 1e-4 * e, "{version}, step {step}: {choice:?}, {e}");
+            limit -= rate * (-f64::from(choice.p).log2() - target);
+        }
+        // How much the kept tokens gained tells how many were kept: after a reset as many as at the start.
+        let gain = |choice: Choice| f64::from(choice.p) / p[choice.id as usize];
+        chain.reset();
+        let start = gain(Chain::new(&settings, &words).choose(&x, &[]));
+        assert!((gain(chain.choose(&x, &[])) / start - 1.0).abs() < 1e-4);
+    }
+}
+
+#[test]
+fn a_model_file_may_recommend_settings() {
+    use lapwing_models::gguf::{Value, Writer};
+    let mut writer = Writer::new("test");
+    for (key, value) in [
+        ("top_k", Value::I32(20)),
+        ("top_p", Value::F32(0.8)),
+        ("temp", Value::F32(0.6)),
+        ("penalty_last_n", Value::F32(32.0)),
+        ("penalty_repeat", Value::F32(1.05)),
+        ("mirostat", Value::U32(2)),
+        ("mirostat_tau", Value::String("4.5".to_owned())),
+        ("sequence", Value::String("top_k;temperature".to_owned())),
+        ("xtc_probability", Value::F32(f32::NAN)),
+        ("min_p", Value::F32(3.0)),
+    ] {
+        writer.set(format!("general.sampling.{key}"), value);
+    }
+    let gguf = writer.in_memory(|_| Ok(())).unwrap();
+    let (settings, ignored) = Settings::of_model(&gguf);
+    let ints = ["top-k", "repeat-last-n", "mirostat"].map(|name| settings.int(name));
+    assert_eq!(ints, [20, 32, 2]);
+    let floats = ["top-p", "temp", "repeat-penalty", "mirostat-ent", "xtc-probability", "min-p"];
+    assert_eq!(floats.map(|name| settings.float(name)), [0.8, 0.6, 1.05, 4.5, 0.0, 0.05]);
+    assert_eq!(settings.get("samplers"), Some(&super::Value::Order(vec!["top_k", "temperature"])));
+    let keys: Vec<_> = ignored.iter().map(|error| error.at.as_str()).collect();
+    assert_eq!(keys, ["key general.sampling.min_p", "key general.sampling.xtc_probability"]);
+    assert!(ignored[0].to_string().contains("a number from 0 to 1"), "{}", ignored[0]);
 }

@@ -7,8 +7,8 @@ pub(super) static KIND: Kind = Kind {
     params: &[Param {
         name: "top-k",
         aliases: &[],
-        help: "Keep the K most likely tokens; 0 keeps all",
-        preset: Preset::Int(40, 0, i32::MAX as i64),
+        help: "Keep the K most likely tokens; 0 or -1 keeps all",
+        preset: Preset::Int(40, -1, i32::MAX as i64),
     }],
     build: |settings, _| match settings.int("top-k") {
         k if k > 0 => Some(Box::new(TopK(k as usize))),

@@ -62,7 +62,7 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
     let engine = load::engine(&file, &args.options)?;
     let template = load::template(&engine, ui)?;
     let session = load::session(&engine, &args.options)?;
-    let settings = load::settings(&engine, &args.sampling)?;
+    let settings = load::settings(&engine, &args.sampling, ui)?;
     let chain = Chain::new(&settings, engine.model().tokenizer());
     let mut conversation = Conversation::default();
     conversation.set_system(args.system);
