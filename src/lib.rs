@@ -7,11 +7,13 @@
 
 pub mod conversation;
 pub mod cost;
+pub mod divergence;
 pub mod engine;
 pub mod logprobs;
 pub mod perplexity;
 pub mod sampler;
 pub mod self_check;
 pub mod session;
+mod snapshots;
 pub mod synthetic;
 pub mod text;

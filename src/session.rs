@@ -8,12 +8,13 @@ use lapwing_models::decoder::{Want, Workspace, forward};
 use lapwing_models::kv_cache::{KvCache, KvType};
 use lapwing_models::lora::Stack;
 use lapwing_models::tokenizer::StreamDecoder;
-use lapwing_models::{Class, Error, Result};
+use lapwing_models::{Class, Error, Result, os};
 
 use crate::cost::default_context;
 use crate::engine::Engine;
 use crate::logprobs::{TokenLogprob, top_logprobs};
 use crate::sampler::Chain;
+use crate::snapshots::{Evaluated, Snapshots};
 use crate::text::StopFinder;
 
 /// Tokens evaluated together at most.
@@ -49,11 +50,27 @@ pub struct SessionOptions {
     pub kv_type: KvType,
     /// Tokens evaluated together at most.
     pub batch: usize,
+    /// Bytes at most of what was evaluated under other stacks of adapters and is kept for a swap back; 0 keeps nothing.
+    /// `None` is a quarter of the memory that is available, at most [`MAX_SNAPSHOT_BYTES`].
+    pub snapshot_bytes: Option<usize>,
 }
+
+/// Bytes of snapshots that are kept where nothing else is asked for: some four thousand positions of a 7B model.
+pub const MAX_SNAPSHOT_BYTES: usize = 2 << 30;
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { context: None, kv_type: KvType::F16, batch: DEFAULT_BATCH }
+        Self { context: None, kv_type: KvType::F16, batch: DEFAULT_BATCH, snapshot_bytes: None }
+    }
+}
+
+impl SessionOptions {
+    fn snapshot_limit(&self) -> usize {
+        let usual = || match os::available_memory() {
+            Some(bytes) => usize::try_from(bytes / 4).unwrap_or(usize::MAX).min(MAX_SNAPSHOT_BYTES),
+            None => MAX_SNAPSHOT_BYTES / 4,
+        };
+        self.snapshot_bytes.unwrap_or_else(usual)
     }
 }
 
@@ -162,15 +179,14 @@ pub struct Answer {
 /// A sequence of tokens, evaluated as far as the cache reaches.
 pub struct Session {
     engine: Arc<Engine>,
-    cache: KvCache,
     workspace: Workspace,
     batch: usize,
-    /// Tokens of the sequence. The cache holds the first `cache.len()` of them; at most the last one is not in it.
-    tokens: Vec<u32>,
-    /// Logits of the last token in the cache, `[n_vocab]`; empty before the first evaluation.
-    logits: Vec<f32>,
+    /// The sequence as far as it is evaluated under the present stack.
+    now: Evaluated,
     stats: Stats,
     stack: Stack,
+    /// What was evaluated under other stacks.
+    snapshots: Snapshots,
 }
 
 impl Session {
@@ -186,13 +202,12 @@ impl Session {
         let workspace = Workspace::new(engine.model(), batch)?;
         Ok(Self {
             engine,
-            cache,
             workspace,
             batch,
-            tokens: Vec::new(),
-            logits: Vec::new(),
+            now: Evaluated::empty_like(&cache),
             stats: Stats::default(),
             stack: Stack::default(),
+            snapshots: Snapshots::new(options.snapshot_limit()),
         })
     }
 
@@ -202,13 +217,36 @@ impl Session {
     }
 
     /// Uses other adapters (fitted to this model) from now on. What was evaluated under a stack that computes
-    /// something else is forgotten, and evaluated again with the next prompt.
+    /// something else is put aside; it comes back when such a stack is used again, unless memory ran out in between.
+    /// Otherwise the next prompt is evaluated anew.
     pub fn set_stack(&mut self, stack: Stack) {
-        if stack.key() != self.stack.key() {
-            self.truncate(0);
+        let (old, new) = (self.stack.key(), stack.key());
+        if new != old {
+            let restored = self.snapshots.take(&new);
+            let next = restored.unwrap_or_else(|| Evaluated::empty_like(&self.now.cache));
+            let before = std::mem::replace(&mut self.now, next);
+            if !before.cache.is_empty() {
+                self.snapshots.put(old, before);
+            }
         }
         self.workspace.set_stack(&stack);
         self.stack = stack;
+    }
+
+    /// Changes the stack: adds, rescales or removes adapters. The others stay as they are in memory.
+    ///
+    /// # Errors
+    /// What `change` returns; the stack is then as it was.
+    pub fn change_stack<T>(&mut self, change: impl FnOnce(&mut Stack) -> Result<T>) -> Result<T> {
+        let mut stack = self.stack.clone();
+        let result = change(&mut stack)?;
+        self.set_stack(stack);
+        Ok(result)
+    }
+
+    /// How many other stacks have a state that can be swapped back, and the bytes it takes.
+    pub fn snapshots(&self) -> (usize, usize) {
+        (self.snapshots.len(), self.snapshots.bytes())
     }
 
     /// The model and its team.
@@ -218,17 +256,22 @@ impl Session {
 
     /// The tokens so far: prompt and answer.
     pub fn tokens(&self) -> &[u32] {
-        &self.tokens
+        &self.now.tokens
+    }
+
+    /// Logits that choose the next token, `[n_vocab]`; empty before the first evaluation.
+    pub fn logits(&self) -> &[f32] {
+        &self.now.logits
     }
 
     /// Tokens the context holds.
     pub fn context(&self) -> usize {
-        self.cache.capacity()
+        self.now.cache.capacity()
     }
 
     /// Keys and values of the evaluated tokens.
     pub fn cache(&self) -> &KvCache {
-        &self.cache
+        &self.now.cache
     }
 
     /// Counters and times of the last prompt and answer.
@@ -236,12 +279,15 @@ impl Session {
         &self.stats
     }
 
-    /// How many tokens at the start of `prompt` need no evaluation. At least the last one always does, as its logits
-    /// choose the next token.
+    /// How many tokens at the start of `prompt` need no evaluation. The last one does unless this very prompt was
+    /// evaluated last, as its logits choose the next token.
     pub fn n_reusable(&self, prompt: &[u32]) -> usize {
-        let evaluated = &self.tokens[..self.cache.len().min(self.tokens.len())];
+        let evaluated = &self.now.tokens[..self.now.cache.len().min(self.now.tokens.len())];
         let common = evaluated.iter().zip(prompt).take_while(|(a, b)| a == b).count();
-        common.min(prompt.len().saturating_sub(1))
+        match &self.now.after_prompt {
+            Some((at, _)) if *at == prompt.len() && common == *at => common,
+            _ => common.min(prompt.len().saturating_sub(1)),
+        }
     }
 
     /// Makes `prompt` the sequence of this session: keeps the longest common start of it in the cache and evaluates
@@ -259,8 +305,7 @@ impl Session {
         self.check_fits(prompt)?;
         let start = Instant::now();
         let n_cached = self.n_reusable(prompt);
-        self.cache.truncate(n_cached);
-        self.tokens.truncate(n_cached);
+        self.now.truncate(n_cached);
         self.stats = Stats { n_prompt: prompt.len(), n_cached, ..Stats::default() };
         let n_eval = prompt.len() - n_cached;
         let engine = Arc::clone(&self.engine);
@@ -278,6 +323,10 @@ impl Session {
                 self.stats.n_eval += now.len();
                 self.stats.prefill = start.elapsed();
                 progress(self.stats.n_eval, n_eval);
+            }
+            match &self.now.after_prompt {
+                Some((at, logits)) if *at == prompt.len() => self.now.logits.clone_from(logits),
+                _ => self.now.after_prompt = Some((prompt.len(), self.now.logits.clone())),
             }
             Ok(())
         })
@@ -302,12 +351,12 @@ impl Session {
     /// Evaluates tokens after those in the cache; keeps the logits of the last one if wanted.
     fn advance(&mut self, ids: &[u32], want: Want) -> Result<()> {
         let (model, team) = (self.engine.model(), self.engine.team());
-        let logits = forward(model, team, &mut self.workspace, &mut self.cache, ids, want)?;
-        self.logits.clear();
-        self.logits.extend_from_slice(logits);
-        let held = self.cache.len() - ids.len();
-        self.tokens.truncate(held);
-        self.tokens.extend_from_slice(ids);
+        let logits = forward(model, team, &mut self.workspace, &mut self.now.cache, ids, want)?;
+        self.now.logits.clear();
+        self.now.logits.extend_from_slice(logits);
+        let held = self.now.cache.len() - ids.len();
+        self.now.tokens.truncate(held);
+        self.now.tokens.extend_from_slice(ids);
         Ok(())
     }
 
@@ -322,7 +371,7 @@ impl Session {
         cancel: &Cancel,
         receive: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
     ) -> Result<Answer> {
-        if self.logits.is_empty() {
+        if self.now.logits.is_empty() {
             return Err(Error::new(Class::Usage, "there is no prompt to answer").advice("evaluate one first"));
         }
         let engine = Arc::clone(&self.engine);
@@ -351,23 +400,23 @@ impl Session {
             if cancel.is_cancelled() {
                 break Stop::Cancelled;
             }
-            if self.tokens.len() > self.cache.len() {
-                if self.cache.len() == self.context() {
+            if self.now.tokens.len() > self.now.cache.len() {
+                if self.now.cache.len() == self.context() {
                     break Stop::Context;
                 }
-                let id = self.tokens[self.tokens.len() - 1];
+                let id = self.now.tokens[self.now.tokens.len() - 1];
                 self.advance(&[id], Want::Last)?;
                 self.stats.n_decoded += 1;
             }
-            let choice = chain.choose(&self.logits, &self.tokens);
+            let choice = chain.choose(&self.now.logits, &self.now.tokens);
             first.get_or_insert_with(Instant::now);
-            self.tokens.push(choice.id);
+            self.now.tokens.push(choice.id);
             if tokenizer.is_eog(choice.id) && !limits.ignore_eos {
                 break Stop::End(choice.id);
             }
             answer.ids.push(choice.id);
             if limits.logprobs > 0 {
-                answer.logprobs.push(top_logprobs(&self.logits, choice.id, limits.logprobs));
+                answer.logprobs.push(top_logprobs(&self.now.logits, choice.id, limits.logprobs));
             }
             let (text, stop) = finder.push(&decoder.push(choice.id));
             answer.text += &text;
@@ -397,10 +446,6 @@ impl Session {
 
     /// Forgets the tokens from position `len` on.
     pub fn truncate(&mut self, len: usize) {
-        if len < self.tokens.len() {
-            self.cache.truncate(len);
-            self.tokens.truncate(len);
-            self.logits.clear();
-        }
+        self.now.truncate(len);
     }
 }

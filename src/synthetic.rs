@@ -1,5 +1,6 @@
-//! Models of random weights made in memory, for benchmarks that need no file.
+//! Models and adapters of random weights made in memory, for benchmarks and examples that need no file.
 use lapwing_models::gguf::{Gguf, Writer};
+use lapwing_models::lora::Adapter;
 use lapwing_models::model::Model;
 use lapwing_models::synth::Synth;
 use lapwing_models::{Class, Error, Result};
@@ -15,6 +16,16 @@ const CHUNK: usize = 4 << 20;
 pub fn model(name: &str, seed: u64, threads: usize) -> Result<Model> {
     let (shape, mix) = Synth::parse(name)?;
     Model::from_gguf(gguf(&Synth::new(&shape, mix, seed)?, name, threads)?)
+}
+
+/// Makes a LoRA adapter of this rank on all linear layers of the model `name`, such as `llama-7b:f16`, in memory. The
+/// same seed gives the same factors as `lapwing synth --lora` does.
+///
+/// # Errors
+/// As for [`model`], and for rank 0.
+pub fn adapter(name: &str, rank: usize, seed: u64) -> Result<Adapter> {
+    let (shape, mix) = Synth::parse(name)?;
+    Adapter::from_gguf(gguf(&Synth::adapter(&shape, mix, seed, rank)?, name, 1)?)
 }
 
 fn gguf(synth: &Synth, name: &str, threads: usize) -> Result<Gguf> {

@@ -4,8 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use lapwing_kernels::TensorType;
 use lapwing_kernels::format::decode_row;
+use lapwing_kernels::isa::Isa;
+use lapwing_kernels::team::Team;
 use lapwing_models::gguf::{Gguf, OpenOptions, Value};
+use lapwing_models::lora::Adapter;
 use lapwing_models::model::Model;
 use lapwing_models::synth::Shape;
 use serde_json::Value as Json;
@@ -324,4 +328,19 @@ fn inspect_is_safe_for_terminals() {
         assert!(!text.contains("\nname fake"), "{text}");
     }
     assert!(Path::new(&path).exists());
+}
+
+#[test]
+fn synthetic_adapters_fit_their_shape() {
+    let folder = Folder::new("synth-lora");
+    for shape in Shape::names().filter(|n| n.starts_with("tiny-")) {
+        let (base, lora) = (folder.path("m.gguf"), folder.path("l.gguf"));
+        ok(&["synth", &format!("{shape}:q8_0"), &base]);
+        ok(&["synth", &format!("{shape}:f16"), &lora, "--lora", "4", "--seed", "5"]);
+        let model = Model::open(&base, &OpenOptions::default()).unwrap();
+        let adapter = Adapter::open(lora.as_ref()).unwrap();
+        assert!(adapter.deltas.values().all(|d| d.rank == 4 && d.scale == 1.0), "{shape}");
+        let team = Team::new(1, Isa::best()).unwrap();
+        model.fit(adapter, TensorType::F16, &team).unwrap_or_else(|e| panic!("{shape}: {e}"));
+    }
 }

@@ -7,12 +7,13 @@ use lapwing::text::safe;
 use lapwing_models::arch::DecoderSpec;
 use lapwing_models::gguf::{Gguf, OpenOptions};
 use lapwing_models::kv_cache::KvType;
-use lapwing_models::lora::{Adapter, Container};
+use lapwing_models::lora::Adapter;
 use lapwing_models::model::Model;
 use lapwing_models::{Class, Error, Result, os};
 use serde_json::{Value, json};
 
 use super::Ui;
+use super::lora::inspect::describe as describe_adapter;
 
 /// Arguments of `lapwing inspect`.
 #[derive(clap::Args, Debug)]
@@ -32,12 +33,12 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
     let is_peft = args.file.is_dir()
         || args.file.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors") || e == "json");
     if is_peft {
-        return print(&adapter(&Adapter::open(&args.file)?, &args), ui);
+        return print(&describe_adapter(&Adapter::open(&args.file)?, args.tensors), ui);
     }
     let path = super::find::model(&args.file)?;
     let gguf = Gguf::open(&path, &OpenOptions { any_type: true, ..OpenOptions::default() })?;
     if gguf.opt_str("general.type")? == Some("adapter") {
-        return print(&adapter(&Adapter::open(&path)?, &args), ui);
+        return print(&describe_adapter(&Adapter::open(&path)?, args.tensors), ui);
     }
     if args.template {
         return template(&gguf, ui);
@@ -46,20 +47,24 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
 }
 
 /// A report: lines for people, and the same as JSON.
-struct Report {
-    text: String,
-    json: Value,
+pub struct Report {
+    /// Lines.
+    pub text: String,
+    /// An object.
+    pub json: Value,
 }
 
 impl Report {
-    fn line(&mut self, name: &str, what: impl std::fmt::Display) {
+    /// Adds a line: a name, and what is so named.
+    pub fn line(&mut self, name: &str, what: impl std::fmt::Display) {
         // A stranger's name must not look like further lines. Writing to a string cannot fail.
         let what = what.to_string().replace(['\n', '\r'], " ");
         let _ = writeln!(self.text, "{name:<13} {what}");
     }
 }
 
-fn print(report: &Report, ui: &Ui) -> anyhow::Result<()> {
+/// Prints a report in the form asked for.
+pub fn print(report: &Report, ui: &Ui) -> anyhow::Result<()> {
     let text = if ui.json() { format!("{:#}\n", report.json) } else { safe(&report.text).into_owned() };
     write_stdout(&text)
 }
@@ -232,67 +237,13 @@ fn list(report: &mut Report, gguf: &Gguf) {
     report.json["tensors"] = all.into();
 }
 
-fn adapter(adapter: &Adapter, args: &Args) -> Report {
-    let mut report = Report { text: String::new(), json: json!({}) };
-    let container = match adapter.container {
-        Container::Gguf => "GGUF",
-        Container::Peft => "PEFT",
-    };
-    let mut ranks: Vec<usize> = adapter.deltas.values().map(|d| d.rank).collect();
-    ranks.sort_unstable();
-    ranks.dedup();
-    let rank_text = match ranks.as_slice() {
-        [one] => one.to_string(),
-        several => format!("{} to {}", several.first().unwrap_or(&0), several.last().unwrap_or(&0)),
-    };
-    let mut kinds: Vec<String> = adapter.deltas.keys().map(|name| kind_of(name)).collect();
-    kinds.sort_unstable();
-    kinds.dedup();
-    let values: u64 =
-        adapter.deltas.values().map(|d| (d.a.rows * d.a.cols + d.b.rows * d.b.cols) as u64).sum();
-    let architecture = adapter.architecture.as_deref().unwrap_or("not named");
-    let dora = if adapter.is_dora() { ", with DoRA magnitudes" } else { "" };
-    report.line("name", &adapter.name);
-    report.line(
-        "adapter",
-        format!("LoRA from {container}, {}, {}{dora}", adapter.path.display(), bytes(adapter.bytes)),
-    );
-    report.line("base", architecture);
-    report.line("rank", rank_text);
-    report.line("parameters", count(values));
-    report.line("targets", format!("{} tensors: {}", adapter.deltas.len(), kinds.join(", ")));
-    report.json = json!({
-        "kind": "adapter", "name": adapter.name, "container": container, "file": adapter.path.to_string_lossy(),
-        "file_bytes": adapter.bytes, "architecture": adapter.architecture, "dora": adapter.is_dora(), "ranks": ranks,
-        "parameters": values, "targets": adapter.deltas.len(), "kinds": kinds,
-    });
-    if args.tensors {
-        report.text.push('\n');
-        for (name, d) in &adapter.deltas {
-            let _ = writeln!(report.text, "{name:<36} rank {:>4}  scale {}", d.rank, d.scale);
-        }
-        report.json["tensors"] = adapter
-            .deltas
-            .iter()
-            .map(|(name, d)| json!({ "name": name, "rank": d.rank, "scale": d.scale }))
-            .collect();
-    }
-    report
-}
-
-/// The part of a layer that a tensor is: `attn_q` of `blk.3.attn_q.weight`.
-fn kind_of(tensor: &str) -> String {
-    let name = tensor.strip_suffix(".weight").unwrap_or(tensor);
-    name.rsplit('.').next().unwrap_or(name).to_owned()
-}
-
 /// Bytes for people: powers of 1000, three digits.
-fn bytes(n: u64) -> String {
+pub fn bytes(n: u64) -> String {
     scaled(n, ["B", "kB", "MB", "GB", "TB"])
 }
 
 /// A number of things for people.
-fn count(n: u64) -> String {
+pub fn count(n: u64) -> String {
     scaled(n, ["", "thousand", "million", "billion", "trillion"]).trim_end().to_owned()
 }
 
@@ -333,6 +284,5 @@ mod tests {
         }
         assert_eq!(count(134_515_008), "135 million");
         assert_eq!(count(12), "12");
-        assert_eq!(kind_of("blk.3.attn_q.weight"), "attn_q");
     }
 }

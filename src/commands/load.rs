@@ -9,7 +9,7 @@ use lapwing_kernels::TensorType;
 use lapwing_kernels::team::Team;
 use lapwing_models::chat_template::ChatTemplate;
 use lapwing_models::kv_cache::KvType;
-use lapwing_models::lora::{Adapter, DEFAULT_FACTORS, Stack};
+use lapwing_models::lora::{Adapter, DEFAULT_FACTORS, Stack, check_scale};
 use lapwing_models::model::Model;
 use lapwing_models::{Class, Error, Result};
 
@@ -68,20 +68,32 @@ pub fn model_type(model: &Model) -> String {
     format!("{} {size} {most}", model.spec().architecture)
 }
 
-/// The adapters named on the command line, each `PATH` or `PATH=SCALE`, fitted to `model`.
-pub fn stack(model: &Model, team: &Team, named: &[String]) -> Result<Stack> {
-    let mut stack = Stack::default();
-    for text in named {
+/// The adapters named on the command line, each `PATH` or `PATH=SCALE`.
+pub fn adapters(named: &[String]) -> Result<Vec<(Adapter, f32)>> {
+    let open = |text: &String| {
         let (path, scale) = path_and_scale(text);
-        let adapter = Adapter::open(path)?;
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        stack.add(&name, Arc::new(model.fit(adapter, DEFAULT_FACTORS, team)?), scale)?;
+        check_scale(scale)?;
+        Ok((Adapter::open(path)?, scale))
+    };
+    named.iter().map(open).collect()
+}
+
+/// The adapters fitted to `model`, their factors kept as `ty`.
+pub fn stack_of(model: &Model, team: &Team, adapters: &[(Adapter, f32)], ty: TensorType) -> Result<Stack> {
+    let mut stack = Stack::default();
+    for (adapter, scale) in adapters {
+        stack.add(&adapter.name, Arc::new(model.fit(adapter.clone(), ty, team)?), *scale)?;
     }
     Ok(stack)
 }
 
+/// The adapters named on the command line, fitted to `model`.
+pub fn stack(model: &Model, team: &Team, named: &[String]) -> Result<Stack> {
+    stack_of(model, team, &adapters(named)?, DEFAULT_FACTORS)
+}
+
 /// Splits `PATH=SCALE`; a path may hold `=`, so only a number behind the last one is a scale.
-fn path_and_scale(text: &str) -> (&Path, f32) {
+pub fn path_and_scale(text: &str) -> (&Path, f32) {
     match text.rsplit_once('=') {
         Some((path, scale)) if !Path::new(text).exists() => match scale.parse() {
             Ok(scale) => (Path::new(path), scale),

@@ -16,6 +16,7 @@ mod bench;
 mod chat;
 mod cpu;
 mod inspect;
+mod lora;
 mod perplexity;
 mod quantize;
 mod run;
@@ -60,6 +61,8 @@ commands! {
     Synth => synth,
     /// Write a model in another type
     Quantize => quantize,
+    /// Look into LoRA adapters, write a stack as one adapter or into a model
+    Lora => lora,
     /// Show instruction sets, measured limits and thread advice
     Cpu => cpu,
 }

@@ -116,22 +116,34 @@ impl Rows {
         Ok(())
     }
 
-    /// Writes what is left and puts the files in their places; says what was written.
-    pub fn finish(mut self, type_name: &str, ui: &Ui) -> anyhow::Result<()> {
+    /// Writes what is left and puts the files in their places; gives them, and the bytes of all tensors.
+    pub fn finish(mut self) -> Result<(Vec<PathBuf>, u64)> {
         self.stream.write(&self.made)?;
         self.bar.finish_and_clear();
-        let paths = self.stream.finish()?;
-        if ui.json() {
-            let files: Vec<_> = paths.iter().map(|p| p.to_string_lossy()).collect();
-            let value = serde_json::json!({ "files": files, "type": type_name, "tensor_bytes": self.bytes });
-            println!("{value}");
-        } else {
-            for path in paths {
-                ui.notice(&format!("wrote {}", lapwing::text::safe(&path.to_string_lossy())));
-            }
-        }
-        Ok(())
+        Ok((self.stream.finish()?, self.bytes))
     }
+}
+
+/// Says what was written: on a terminal to people, or as JSON.
+pub fn report(paths: &[PathBuf], bytes: u64, type_name: &str, ui: &Ui) {
+    if ui.json() {
+        let value = serde_json::json!({ "files": names(paths), "type": type_name, "tensor_bytes": bytes });
+        println!("{value}");
+    } else {
+        say_written(paths, ui);
+    }
+}
+
+/// Tells people which files were written.
+pub fn say_written(paths: &[PathBuf], ui: &Ui) {
+    for path in paths {
+        ui.notice(&format!("wrote {}", lapwing::text::safe(&path.to_string_lossy())));
+    }
+}
+
+/// Paths as JSON has them.
+pub fn names(paths: &[PathBuf]) -> Vec<String> {
+    paths.iter().map(|path| path.to_string_lossy().into_owned()).collect()
 }
 
 #[cfg(test)]

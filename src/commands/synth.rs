@@ -3,7 +3,7 @@ use lapwing_models::synth::{OPTIONS, Shape, Synth};
 use lapwing_models::{Class, Error, mix::Mix};
 
 use super::Ui;
-use super::output_file::Target;
+use super::output_file::{self, Target};
 
 /// Arguments of `lapwing synth`.
 #[derive(clap::Args, Debug)]
@@ -17,6 +17,9 @@ pub struct Args {
     /// Change the shape, such as layers=2,kv_heads=4 (repeatable); --help lists the options
     #[arg(long = "with", value_name = "OPTION=VALUE", value_delimiter = ',')]
     options: Vec<String>,
+    /// Instead of the model, a LoRA adapter of this rank on all of its linear layers
+    #[arg(long, value_name = "RANK", value_parser = clap::value_parser!(u16).range(1..))]
+    lora: Option<u16>,
     /// Seed of the random weights
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -43,7 +46,10 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
         })?;
         shape.set(name, value)?;
     }
-    let synth = Synth::new(&shape, mix, args.seed)?;
+    let synth = match args.lora {
+        Some(rank) => Synth::adapter(&shape, mix, args.seed, rank.into())?,
+        None => Synth::new(&shape, mix, args.seed)?,
+    };
     let mut writer = args.target.writer();
     for (key, value) in synth.entries() {
         writer.set(key, value.clone());
@@ -58,5 +64,7 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
             Ok(())
         })?;
     }
-    rows.finish(mix.name(), ui)
+    let (paths, bytes) = rows.finish()?;
+    output_file::report(&paths, bytes, mix.name(), ui);
+    Ok(())
 }

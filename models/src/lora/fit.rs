@@ -1,14 +1,18 @@
 //! Fitting an adapter to an open model.
 use lapwing_kernels::TensorType;
+use lapwing_kernels::linear::Matrix;
 use lapwing_kernels::team::Team;
 
-use super::{Adapter, Base, Delta, Fitted};
+use super::{Adapter, Delta, Fitted};
 use crate::error::{Error, Result};
 use crate::linear::Linear;
 use crate::model::Model;
 
 /// The name under which adapters change the output product, also where it shares the embedding's tensor.
-pub(crate) const OUTPUT: &str = "output.weight";
+pub const OUTPUT: &str = "output.weight";
+
+/// The token embedding, whose A is gathered by token id.
+pub const EMBEDDING: &str = "token_embd.weight";
 
 /// Rows of a fused tensor must start at a multiple of this for a delta to be cut there.
 const ROW_UNIT: usize = 32;
@@ -19,7 +23,6 @@ impl Model {
     /// # Errors
     /// The adapter was made for another model: an unknown target, another shape or architecture.
     pub fn fit(&self, adapter: Adapter, ty: TensorType, team: &Team) -> Result<Fitted> {
-        let spec = self.spec();
         for target in adapter.deltas.keys() {
             if let Some(part) = self.targets(target).find(|l| !l.first_row().is_multiple_of(ROW_UNIT)) {
                 return Err(Error::bad_file("an adapter on a fused tensor of odd size is not computed")
@@ -31,22 +34,30 @@ impl Model {
                     ));
             }
         }
-        let base = Base {
-            architecture: spec.architecture,
-            heads: spec.heads,
-            kv_heads: spec.kv_heads,
-            permuted: spec.architecture == "llama",
-            shape: &|target| self.target_shape(target),
-        };
-        Fitted::new(adapter, &base, ty, team, |target| {
-            self.gguf()
-                .tensor(target)
-                .and_then(|t| lapwing_kernels::linear::Matrix::new(t.ty, t.rows(), t.cols(), t.data).ok())
-        })
+        Fitted::new(adapter, self, ty, team)
+    }
+
+    /// The weights that a delta on `target` is added to.
+    pub(super) fn target_matrix(&self, target: &str) -> Option<Matrix<'_>> {
+        match self.gguf().tensor(target) {
+            Some(t) => Matrix::new(t.ty, t.rows(), t.cols(), t.data).ok(),
+            None => (target == OUTPUT).then(|| self.matrix(&self.weights().output)),
+        }
+    }
+
+    /// The heads of a target whose rows are in another order here than in the Hugging Face checkpoint: q and k of the
+    /// `llama` architecture, in pairs of one rotation.
+    pub(super) fn permuted_heads(&self, target: &str) -> Option<usize> {
+        let spec = self.spec();
+        match spec.architecture {
+            "llama" if target.ends_with(".attn_q.weight") => Some(spec.heads),
+            "llama" if target.ends_with(".attn_k.weight") => Some(spec.kv_heads),
+            _ => None,
+        }
     }
 
     /// (inputs, outputs) of a tensor that adapters can change.
-    fn target_shape(&self, target: &str) -> Option<(usize, usize)> {
+    pub(super) fn target_shape(&self, target: &str) -> Option<(usize, usize)> {
         if Delta::is_embedding(target) {
             return Some((self.spec().vocab, self.spec().width));
         }

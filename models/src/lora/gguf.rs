@@ -12,7 +12,12 @@ use crate::gguf::{Gguf, OpenOptions, Tensor};
 
 /// Opens the adapter in the GGUF file at `path`.
 pub fn open(path: &Path) -> Result<Adapter> {
-    let file = Arc::new(Gguf::open(path, &OpenOptions::default())?);
+    read(Gguf::open(path, &OpenOptions::default())?)
+}
+
+/// Reads the adapter in an open file.
+pub fn read(file: Gguf) -> Result<Adapter> {
+    let file = Arc::new(file);
     expect_str(&file, "general.type", "adapter")?;
     expect_str(&file, "adapter.type", "lora")?;
     let architecture = file.architecture()?.to_string();
@@ -45,7 +50,7 @@ pub fn open(path: &Path) -> Result<Adapter> {
         let scale = if alpha == 0.0 { 1.0 } else { alpha / rank as f32 };
         deltas.insert(target, Delta { rank, scale, a, b, magnitude: None, rows: RowOrder::Base });
     }
-    let mut adapter = Adapter::new(path, Container::Gguf, deltas, file.file_bytes())?;
+    let mut adapter = Adapter::new(file.path(), Container::Gguf, deltas, file.file_bytes())?;
     adapter.architecture = Some(architecture);
     Ok(adapter)
 }

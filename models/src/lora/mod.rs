@@ -2,13 +2,16 @@
 //!
 //! y = Wx + Σᵢ sᵢ·Bᵢ·(Aᵢ·x), always against the frozen W. Source: Hu et al. 2021 (LoRA), Liu et al. 2024
 //! (DoRA), Kalajdzievski 2023 (rsLoRA).
+mod combine;
 mod config;
 mod dora;
+mod export;
 mod factor;
 mod fit;
 mod gguf;
 mod names;
 mod peft;
+mod similarity;
 mod stack;
 
 use std::collections::BTreeMap;
@@ -16,12 +19,15 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::error::{Class, Error, Result};
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::model::Model;
 
+pub use combine::{Change, Combined};
 pub use factor::Factor;
-pub(crate) use fit::OUTPUT;
-pub use names::{is_rotary_projection, module_of_tensor};
-pub use stack::{DEFAULT_FACTORS, Entry, Fitted, Resolved, Stack, StackKey};
+pub use fit::{EMBEDDING, OUTPUT};
+pub use similarity::{cosine, inner_product};
+pub use stack::{DEFAULT_FACTORS, Entry, Fitted, Resolved, Stack, StackKey, check_scale};
 
 /// Which container an adapter was read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,24 +83,10 @@ pub struct Adapter {
     pub deltas: BTreeMap<String, Delta>,
 }
 
-/// What an adapter must know of the model it is put on.
-pub struct Base<'a> {
-    /// `general.architecture`.
-    pub architecture: &'a str,
-    /// Query heads.
-    pub heads: usize,
-    /// Key/value heads.
-    pub kv_heads: usize,
-    /// Whether q and k rows of the GGUF are reordered against the Hugging Face checkpoint.
-    pub permuted: bool,
-    /// (inputs, outputs) of a linear tensor or (vocabulary, width) of the embedding; `output.weight` answers also when tied.
-    pub shape: &'a dyn Fn(&str) -> Option<(usize, usize)>,
-}
-
 impl Delta {
     /// Whether this delta belongs to the token embedding, whose A is gathered by token id.
     pub fn is_embedding(target: &str) -> bool {
-        target == "token_embd.weight"
+        target == EMBEDDING
     }
 
     /// Inputs of the delta: columns of A, or rows for an embedding.
@@ -108,21 +100,20 @@ impl Delta {
     }
 
     /// B as f32 `[outputs][r]`, its rows in the order of `base`.
-    pub fn b_in_base_order(&self, target: &str, base: &Base<'_>) -> Vec<f32> {
+    pub fn b_in_base_order(&self, target: &str, base: &Model) -> Vec<f32> {
         self.in_base_order(self.b.to_f32(), self.rank, target, base)
     }
 
     /// DoRA magnitudes as f32 `[outputs]`, in the order of `base`.
-    pub fn magnitude_in_base_order(&self, target: &str, base: &Base<'_>) -> Option<Vec<f32>> {
+    pub fn magnitude_in_base_order(&self, target: &str, base: &Model) -> Option<Vec<f32>> {
         Some(self.in_base_order(self.magnitude.as_ref()?.to_f32(), 1, target, base))
     }
 
-    fn in_base_order(&self, values: Vec<f32>, cols: usize, target: &str, base: &Base<'_>) -> Vec<f32> {
-        if self.rows == RowOrder::Base || !base.permuted || !is_rotary_projection(target) {
-            return values;
+    fn in_base_order(&self, values: Vec<f32>, cols: usize, target: &str, base: &Model) -> Vec<f32> {
+        match base.permuted_heads(target) {
+            Some(heads) if self.rows == RowOrder::HuggingFace => permute_rotary_rows(&values, cols, heads),
+            _ => values,
         }
-        let heads = if target.ends_with(".attn_q.weight") { base.heads } else { base.kv_heads };
-        permute_rotary_rows(&values, cols, heads)
     }
 
     fn check(&self, target: &str) -> Result<()> {
@@ -193,6 +184,15 @@ impl Adapter {
         inner().map_err(|e| e.in_file(path))
     }
 
+    /// Reads the adapter in an open GGUF file.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn from_gguf(file: Gguf) -> Result<Self> {
+        let path = file.path().to_path_buf();
+        gguf::read(file).map_err(|e| e.in_file(&path))
+    }
+
     pub(crate) fn new(
         path: &Path,
         container: Container,
@@ -233,17 +233,18 @@ impl Adapter {
     ///
     /// # Errors
     /// Another architecture, an unknown target, a shape that differs (also a transposed A).
-    pub fn check_fits(&self, base: &Base<'_>) -> Result<()> {
+    pub fn check_fits(&self, base: &Model) -> Result<()> {
         let fail = |e: Error| Err(e.in_file(&self.path));
-        if let Some(architecture) = self.architecture.as_deref().filter(|a| *a != base.architecture) {
+        let expected = base.spec().architecture;
+        if let Some(architecture) = self.architecture.as_deref().filter(|a| *a != expected) {
             return fail(
                 Error::bad_file("the adapter was made for another architecture")
                     .at("general.architecture")
-                    .expected_got(base.architecture, architecture),
+                    .expected_got(expected, architecture),
             );
         }
         for (target, delta) in &self.deltas {
-            let Some((inputs, outputs)) = (base.shape)(target) else {
+            let Some((inputs, outputs)) = base.target_shape(target) else {
                 return fail(
                     Error::bad_file("the adapter changes a tensor that this model does not have")
                         .at(target)
@@ -261,11 +262,10 @@ impl Adapter {
                         .advice("use the base model that it was trained on"),
                 );
             }
-            if delta.rows == RowOrder::HuggingFace && is_rotary_projection(target) && base.permuted {
-                let heads = if target.ends_with(".attn_q.weight") { base.heads } else { base.kv_heads };
-                if heads == 0 || !outputs.is_multiple_of(heads * 2) {
-                    return fail(Error::new(Class::BadFile, "rotary rows cannot be reordered").at(target));
-                }
+            if delta.rows == RowOrder::HuggingFace
+                && base.permuted_heads(target).is_some_and(|heads| !outputs.is_multiple_of(heads * 2))
+            {
+                return fail(Error::bad_file("rotary rows cannot be reordered").at(target));
             }
         }
         Ok(())

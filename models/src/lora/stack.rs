@@ -3,14 +3,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use lapwing_kernels::TensorType;
-use lapwing_kernels::linear::Matrix;
 use lapwing_kernels::low_rank::{Factors, LowRank};
 use lapwing_kernels::team::Team;
 
+use super::combine::transposed;
 use super::dora::Dora;
-use super::{Adapter, Base, Delta};
+use super::{Adapter, Delta};
 use crate::error::{Class, Error, Result};
 use crate::linear::Linear;
+use crate::model::Model;
 
 /// Type in which factors are kept in memory unless another is asked for.
 pub const DEFAULT_FACTORS: TensorType = TensorType::Q8_0;
@@ -69,30 +70,24 @@ impl Default for Stack {
 }
 
 impl Fitted {
-    /// Packs `adapter` for `base`, whose linear tensors `weights` returns by name (for the norms of DoRA).
+    /// Packs `adapter` for `base`.
     ///
     /// # Errors
     /// The adapter does not fit the model.
-    pub fn new<'a>(
-        adapter: Adapter,
-        base: &Base<'_>,
-        ty: TensorType,
-        team: &Team,
-        weights: impl Fn(&str) -> Option<Matrix<'a>>,
-    ) -> Result<Self> {
+    pub(super) fn new(adapter: Adapter, base: &Model, ty: TensorType, team: &Team) -> Result<Self> {
         adapter.check_fits(base)?;
         let (mut linear, mut embedding) = (HashMap::new(), None);
         for (target, delta) in &adapter.deltas {
             let (a, b) = (delta.a.to_f32(), delta.b_in_base_order(target, base));
             if Delta::is_embedding(target) {
-                let b = (0..delta.rank).flat_map(|j| b.iter().skip(j).step_by(delta.rank).copied()).collect();
+                let b = transposed(&b, delta.rank);
                 embedding = Some(Embedding { rank: delta.rank, scale: delta.scale, a, b });
                 continue;
             }
             let missing =
                 || Error::bad_file("the model has no such tensor").in_file(&adapter.path).at(target);
             let dora = match delta.magnitude_in_base_order(target, base) {
-                Some(m) => Some(Dora::new(team, weights(target).ok_or_else(missing)?, &a, &b, m)),
+                Some(m) => Some(Dora::new(team, base.target_matrix(target).ok_or_else(missing)?, &a, &b, m)),
                 None => None,
             };
             let factors = Factors::pack(ty, delta.rank, delta.a.cols, delta.b.rows, &a, &b)
@@ -183,6 +178,12 @@ impl Stack {
         active
     }
 
+    /// Bytes of factors read to evaluate one token; of embeddings that is next to nothing, and not counted.
+    pub fn bytes_per_token(&self) -> usize {
+        let linear = |e: &&Entry| e.fitted.linear.values().map(|p| p.factors.bytes()).sum::<usize>();
+        self.active().iter().map(linear).sum()
+    }
+
     /// What the stack computes; equal keys give equal bits.
     pub fn key(&self) -> StackKey {
         let mut key: StackKey =
@@ -209,7 +210,9 @@ impl Stack {
     }
 }
 
-fn check_scale(scale: f32) -> Result<()> {
+/// # Errors
+/// A scale that is not finite.
+pub fn check_scale(scale: f32) -> Result<()> {
     if scale.is_finite() {
         return Ok(());
     }

@@ -70,6 +70,41 @@ impl Synth {
         Ok(Self { entries: entries(shape, mix)?, tensors, seed })
     }
 
+    /// Plans a LoRA adapter of this rank on all linear layers of the model that [`new`](Self::new) plans.
+    ///
+    /// Its factors are as large as those of a strong tune: each delta moves a product by about a tenth.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new), and for rank 0.
+    pub fn adapter(shape: &Shape, mix: Mix, seed: u64, rank: usize) -> Result<Self> {
+        if rank == 0 {
+            return Err(
+                Error::new(Class::Usage, "an adapter has at least rank 1").expected_got("1 or more", 0)
+            );
+        }
+        let base = Self::new(shape, mix, seed)?;
+        let linear = |t: &&Planned| t.shape.len() == 2 && t.name.starts_with("blk.");
+        let mut tensors = Vec::new();
+        for t in base.tensors.iter().filter(linear) {
+            let mut factor = |part: &str, dims: Vec<usize>, std: f32| {
+                let name = format!("{}.{part}", t.name);
+                let ty = mix.type_of(&name, &dims, shape.layers, shape.tied);
+                tensors.push(Planned { name, ty, shape: dims, fill: Fill::Normal { mean: 0.0, std } });
+            };
+            factor("lora_a", vec![t.cols(), rank], 1.0 / (t.cols() as f32).sqrt());
+            factor("lora_b", vec![rank, t.rows()], 0.1 / (rank as f32).sqrt());
+        }
+        let entries = vec![
+            ("general.architecture".into(), shape.arch.into()),
+            ("general.type".into(), "adapter".into()),
+            ("general.name".into(), format!("{} with a random adapter", shape.name).into()),
+            ("general.file_type".into(), mix.file_type().into()),
+            ("adapter.type".into(), "lora".into()),
+            ("adapter.lora.alpha".into(), (rank as f32).into()),
+        ];
+        Ok(Self { entries, tensors, seed })
+    }
+
     /// A shape and a mix from `SHAPE:TYPE`.
     ///
     /// # Errors
@@ -372,6 +407,20 @@ mod tests {
         };
         assert_ne!(row(&synth, 0), row(&other, 0));
         assert_ne!(row(&synth, 0), row(&synth, 1));
+    }
+
+    #[test]
+    fn adapters_have_two_factors_for_each_linear_layer() {
+        let (shape, mix) = Synth::parse("tiny-llama:f16").unwrap();
+        let synth = Synth::adapter(&shape, mix, 1, 16).unwrap();
+        assert_eq!(synth.tensors().len(), shape.layers * 7 * 2);
+        let down: Vec<_> =
+            synth.tensors().iter().filter(|t| t.name.starts_with("blk.1.ffn_down.weight.lora_")).collect();
+        assert_eq!(
+            (down[0].shape.as_slice(), down[1].shape.as_slice()),
+            (&[shape.ffn, 16][..], &[16, shape.width][..])
+        );
+        assert_eq!(Synth::adapter(&shape, mix, 1, 0).unwrap_err().class, Class::Usage);
     }
 
     #[test]

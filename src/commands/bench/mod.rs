@@ -35,7 +35,8 @@ pub struct Args {
     /// Model of random weights, made in memory, such as llama-7b:q4_0 (repeatable)
     #[arg(long, value_name = "SHAPE:TYPE")]
     synthetic: Vec<String>,
-    /// LoRA adapter to apply, with its scale (repeatable)
+    /// LoRA adapter to apply, with its scale (repeatable): each test is run without, with the first, with the first
+    /// two … in turn, and the cost of each stack against none is shown
     #[arg(long, value_name = "PATH[=SCALE]")]
     lora: Vec<String>,
     /// Tokens of prompt to read; 0 is no such test
@@ -110,7 +111,8 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
     let kvs = args.kv_type.iter().map(|name| load::kv_type(name)).collect::<Result<Vec<_>, _>>()?;
     let tests = tests(&args, &kvs);
     let threads = args.threads.clone().unwrap_or_else(|| Numbers(vec![os::default_threads()]));
-    let mut report = Report::new(std::io::stdout().lock(), ui.output.unwrap_or(Output::Md));
+    let mut report =
+        Report::new(std::io::stdout().lock(), ui.output.unwrap_or(Output::Md), !args.lora.is_empty());
     let mut limits = Limits::default();
     for source in &sources {
         let model = source.open(&args, ui)?;
@@ -121,17 +123,21 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
                     ui.notice("measuring the limits of this machine …");
                     limits.measure(&team)?;
                 }
-                let stack = load::stack(&model, &team, &args.lora)?;
+                let stacks = stacks(&model, &team, &args.lora)?;
                 for test in &tests {
                     std::thread::sleep(Duration::from_secs(args.delay));
-                    let mut row = describe(&model, &team, test, !args.no_mmap);
-                    row.lora.clone_from(&args.lora);
-                    ui.notice(&format!("{}: {}, {threads} threads …", row.model_type, row.test()));
-                    let samples = measure(&model, &team, &stack, test, &args)?;
-                    row.set_samples(samples, test.n_prompt + test.n_gen);
-                    (row.peak_read_gb_s, row.peak_gops) = (limits.read_gb_s, limits.gops);
-                    row.set_limits(cache_bytes(&model, test));
-                    report.row(&row)?;
+                    let base = describe(&model, &team, test, !args.no_mmap);
+                    ui.notice(&format!("{}: {}, {threads} threads …", base.model_type, base.test()));
+                    let samples = measure(&model, &team, &stacks, test, &args)?;
+                    for (n, (stack, of_stack)) in stacks.iter().zip(&samples).enumerate() {
+                        let mut row = Row { lora: args.lora[..n].to_vec(), ..base.clone() };
+                        row.bytes_per_token += stack.bytes_per_token() as u64;
+                        row.lora_cost_pct = (n > 0).then(|| report::cost_pct(&samples[0], of_stack));
+                        row.set_samples(of_stack.clone(), test.n_prompt + test.n_gen);
+                        (row.peak_read_gb_s, row.peak_gops) = (limits.read_gb_s, limits.gops);
+                        row.set_limits(cache_bytes(&model, test));
+                        report.row(&row)?;
+                    }
                 }
             }
         }
@@ -199,21 +205,38 @@ fn tests(args: &Args, kvs: &[KvType]) -> Vec<Test> {
     tests
 }
 
-/// Times of the runs of one test, in nanoseconds. Choosing tokens is outside: they are random.
-fn measure(model: &Model, team: &Team, stack: &Stack, test: &Test, args: &Args) -> anyhow::Result<Vec<u64>> {
+/// No adapter, the first, the first two, and so on to all.
+fn stacks(model: &Model, team: &Team, named: &[String]) -> lapwing_models::Result<Vec<Stack>> {
+    let all = load::stack(model, team, named)?;
+    let first = |n: usize| {
+        let mut stack = all.clone();
+        all.entries()[n..].iter().try_for_each(|e| stack.remove(&e.name).map(drop))?;
+        Ok(stack)
+    };
+    (0..=named.len()).map(first).collect()
+}
+
+/// Times of the runs of one test for each stack, in nanoseconds; the stacks take turns, so that they are comparable
+/// also where the machine does not hold its speed. Choosing tokens is outside: they are random.
+fn measure(
+    model: &Model,
+    team: &Team,
+    stacks: &[Stack],
+    test: &Test,
+    args: &Args,
+) -> anyhow::Result<Vec<Vec<u64>>> {
     let spec = model.spec();
     let mut cache = KvCache::new(spec, test.kv, test.n_depth + test.n_prompt + test.n_gen)?;
     let mut workspace = Workspace::new(model, test.batch)?;
-    workspace.set_stack(stack);
     let mut rng = Rng::new(1);
     let mut token = || (rng.next_u64() % spec.vocab as u64) as u32;
-    let mut read = |cache: &mut KvCache, tokens: &[u32]| -> lapwing_models::Result<()> {
+    let read = |ws: &mut Workspace, cache: &mut KvCache, tokens: &[u32]| -> lapwing_models::Result<()> {
         let mut rest = tokens;
         while !rest.is_empty() {
             let (now, later) = rest.split_at(rest.len().min(test.batch));
             rest = later;
             let want = if rest.is_empty() { Want::Last } else { Want::None };
-            forward(model, team, &mut workspace, cache, now, want)?;
+            forward(model, team, ws, cache, now, want)?;
         }
         Ok(())
     };
@@ -221,20 +244,26 @@ fn measure(model: &Model, team: &Team, stack: &Stack, test: &Test, args: &Args) 
     let prompt: Vec<u32> = (0..test.n_prompt).map(|_| token()).collect();
     let generated: Vec<u32> = (0..test.n_gen).map(|_| token()).collect();
     team.scope(|| {
-        read(&mut cache, &depth)?;
-        if !args.no_warmup {
-            read(&mut cache, &prompt)?;
-            read(&mut cache, &generated[..generated.len().min(1)])?;
-        }
-        let mut samples = Vec::new();
-        for _ in 0..args.repetitions {
-            cache.truncate(test.n_depth);
-            let start = Instant::now();
-            read(&mut cache, &prompt)?;
-            for id in &generated {
-                read(&mut cache, std::slice::from_ref(id))?;
+        read(&mut workspace, &mut cache, &depth)?;
+        let mut samples = vec![Vec::new(); stacks.len()];
+        for round in 0..=args.repetitions {
+            for (stack, samples) in stacks.iter().zip(&mut samples) {
+                workspace.set_stack(stack);
+                cache.truncate(test.n_depth);
+                if round == 0 {
+                    if !args.no_warmup {
+                        read(&mut workspace, &mut cache, &prompt)?;
+                        read(&mut workspace, &mut cache, &generated[..generated.len().min(1)])?;
+                    }
+                    continue;
+                }
+                let start = Instant::now();
+                read(&mut workspace, &mut cache, &prompt)?;
+                for id in &generated {
+                    read(&mut workspace, &mut cache, std::slice::from_ref(id))?;
+                }
+                samples.push(start.elapsed().as_nanos() as u64);
             }
-            samples.push(start.elapsed().as_nanos() as u64);
         }
         Ok(samples)
     })

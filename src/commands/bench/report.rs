@@ -30,6 +30,8 @@ pub struct Row {
     pub type_v: String,
     /// Adapters applied, as given.
     pub lora: Vec<String>,
+    /// Time that the adapters add, percent of the time without: the median over the runs.
+    pub lora_cost_pct: Option<f64>,
     /// Whether the weights were used in the mapped file.
     pub use_mmap: bool,
     /// Tokens of the prompt (0 in a test of generation alone).
@@ -103,6 +105,15 @@ impl Row {
     }
 }
 
+/// By how many percent the runs `of_stack` took longer than the runs `of_base` beside them: the median.
+pub fn cost_pct(of_base: &[u64], of_stack: &[u64]) -> f64 {
+    let mut costs: Vec<f64> =
+        of_base.iter().zip(of_stack).map(|(b, s)| (*s as f64 / (*b).max(1) as f64 - 1.0) * 100.0).collect();
+    costs.sort_by(f64::total_cmp);
+    let upper = costs.len() / 2;
+    if costs.is_empty() { 0.0 } else { (costs[(costs.len() - 1) / 2] + costs[upper]) / 2.0 }
+}
+
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
@@ -120,13 +131,15 @@ fn deviation(values: &[f64]) -> f64 {
 pub struct Report<W: Write> {
     out: W,
     form: Output,
+    /// Whether the table has a column for the cost of adapters.
+    lora: bool,
     rows: usize,
 }
 
 impl<W: Write> Report<W> {
     /// A report in the given form; text is Markdown, as a table is easiest to read.
-    pub fn new(out: W, form: Output) -> Self {
-        Self { out, form, rows: 0 }
+    pub fn new(out: W, form: Output, lora: bool) -> Self {
+        Self { out, form, lora, rows: 0 }
     }
 
     /// Prints one row.
@@ -157,22 +170,32 @@ impl<W: Write> Report<W> {
 
     fn markdown(&mut self, row: &Row, first: bool) -> std::io::Result<()> {
         if first {
+            let lora = if self.lora {
+                [format!(" {:>12} |", "LoRA"), format!(" {:->11}: |", "")]
+            } else {
+                Default::default()
+            };
             writeln!(
                 self.out,
-                "| {:<30} | {:>10} | {:>8} | {:<12} | {:>7} | {:>17} | {:>18} | {:>7} |",
-                "model", "size", "params", "isa", "threads", "test", "t/s", "limit"
+                "| {:<30} | {:>10} | {:>8} | {:<12} | {:>7} | {:>17} |{} {:>18} | {:>7} |",
+                "model", "size", "params", "isa", "threads", "test", lora[0], "t/s", "limit"
             )?;
             writeln!(
                 self.out,
-                "| {:-<30} | {:->9}: | {:->7}: | {:-<12} | {:->6}: | {:->16}: | {:->17}: | {:->6}: |",
-                "", "", "", "", "", "", "", ""
+                "| {:-<30} | {:->9}: | {:->7}: | {:-<12} | {:->6}: | {:->16}: |{} {:->17}: | {:->6}: |",
+                "", "", "", "", "", "", lora[1], "", ""
             )?;
         }
         let speed = format!("{:.2} ± {:.2}", row.avg_ts, row.stddev_ts);
         let limit = row.roofline_pct.map_or_else(|| "–".to_owned(), |pct| format!("{pct:.0}%"));
+        let lora = match row.lora_cost_pct {
+            _ if !self.lora => String::new(),
+            None => format!(" {:>12} |", "none"),
+            Some(cost) => format!(" {:>12} |", format!("{}: {cost:+.1}%", row.lora.len())),
+        };
         writeln!(
             self.out,
-            "| {:<30} | {:>10} | {:>8} | {:<12} | {:>7} | {:>17} | {speed:>18} | {limit:>7} |",
+            "| {:<30} | {:>10} | {:>8} | {:<12} | {:>7} | {:>17} |{lora} {speed:>18} | {limit:>7} |",
             row.model_type,
             format!("{:.2} MiB", row.model_size as f64 / f64::from(1 << 20)),
             millions(row.model_n_params),
