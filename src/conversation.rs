@@ -1,6 +1,6 @@
 //! A conversation: turns of text, and the tokens that a model's template makes of them.
 use lapwing_models::chat_template::{ChatTemplate, Message};
-use lapwing_models::tokenizer::{Origin, Segment, Tokenizer};
+use lapwing_models::tokenizer::{Origin, Piece, Segment, Tokenizer};
 use lapwing_models::{Error, Result};
 
 /// Who speaks.
@@ -92,35 +92,128 @@ impl Conversation {
         let messages: Vec<_> =
             self.turns.iter().map(|turn| Message::new(turn.role.name(), turn.text.as_str())).collect();
         let segments = template.render(tokenizer, &messages, true)?;
-        let mut ids = self.encode(&segments, tokenizer);
-        if let Some(bos) = tokenizer.bos()
-            && tokenizer.add_bos()
-            && ids.first() != Some(&bos)
-        {
-            ids.insert(0, bos);
-        }
+        let ids = self.encode(&segments, tokenizer);
         if ids.is_empty() {
             return Err(Error::bad_file("the chat template makes nothing of this conversation"));
         }
         Ok(ids)
     }
 
-    /// Tokens of rendered segments, with the model's own tokens for what it said itself.
+    /// Tokens of a rendered prompt, with those that the model produced for what it said itself.
+    ///
+    /// They stand where they were produced, directly behind the text that ended the prompt then. Templates that trim
+    /// answers, or put a space before them, would else change what the cache already holds.
     fn encode(&self, segments: &[Segment], tokenizer: &Tokenizer) -> Vec<u32> {
-        let mut own = self.turns.iter().filter_map(|turn| Some((turn.text.trim(), turn.ids.as_deref()?)));
-        let mut next = own.next();
-        let (mut ids, mut from) = (Vec::new(), 0);
-        for (at, segment) in segments.iter().enumerate() {
-            // Templates trim what was said, or not. One that shows a turn in any other way gets it tokenised anew.
-            let Some((text, produced)) = next else { break };
-            if segment.origin == Origin::Content && segment.text.trim() == text {
-                ids.extend(tokenizer.encode_segments(&segments[from..at]));
-                ids.extend_from_slice(produced);
-                from = at + 1;
-                next = own.next();
+        let text: String = segments.iter().map(|segment| segment.text.as_str()).collect();
+        let (words, end_space) = text.split_at(text.trim_end().len());
+        let end_word = words.split_whitespace().next_back().unwrap_or_default();
+
+        let mut answers = self.turns.iter().filter(|turn| turn.role == Role::Assistant);
+        let mut pieces: Vec<Piece> = Vec::with_capacity(segments.len());
+        // White space at the end of an answer, which is among its tokens.
+        let mut said_space = "";
+        for segment in segments {
+            let text = segment.text.strip_prefix(std::mem::take(&mut said_space)).unwrap_or(&segment.text);
+            let mut later = answers.clone();
+            let turn = match segment.origin {
+                // Templates may leave out old turns, but never change their order.
+                Origin::Answer => later.find(|turn| turn.text.trim() == text),
+                _ => None,
+            };
+            let Some((turn, ids)) = turn.and_then(|turn| Some((turn, turn.ids.as_deref()?))) else {
+                pieces.push(Piece::Text(text, segment.origin));
+                continue;
+            };
+            answers = later;
+            if let Some(Piece::Text(before, _)) = pieces.last_mut()
+                && before.trim_end().ends_with(end_word)
+            {
+                *before = before.trim_end();
+                pieces.push(Piece::Text(end_space, Origin::Template));
+            }
+            pieces.push(Piece::Ids(ids));
+            said_space = &turn.text[turn.text.trim_end().len()..];
+        }
+        tokenizer.encode_prompt(&pieces)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+    use std::sync::Arc;
+
+    use lapwing_models::chat_template::CHATML;
+
+    use super::*;
+    use crate::engine::{Engine, EngineOptions};
+    use crate::sampler::{Chain, Settings};
+    use crate::session::{Cancel, Limits, Session, SessionOptions};
+    use crate::synthetic;
+
+    /// Templates of four families: what stands between a prompt and its answer, and behind the answer.
+    const TEMPLATES: [(&str, &str); 5] = [
+        ("chatml", CHATML),
+        (
+            "llama 2",
+            "{% for m in messages %}{% if m.role == 'user' %}<s>[INST] {{ m.content.strip() }} [/INST]\
+             {% else %}{{ ' ' + m.content.strip() + ' </s>' }}{% endif %}{% endfor %}",
+        ),
+        (
+            "llama 3",
+            "{% for m in messages %}<|im_start|>{{ m.role }}\n\n{{ m.content | trim }}<|im_end|>{% endfor %}\
+             {% if add_generation_prompt %}{{ '<|im_start|>assistant\n\n' }}{% endif %}",
+        ),
+        (
+            "gemma",
+            "{{ bos_token }}{% for m in messages %}<start>{{ m.role }}\n{{ m.content | trim }}<end>\n{% endfor %}\
+             {% if add_generation_prompt %}<start>assistant\n{% endif %}",
+        ),
+        (
+            "no markup",
+            "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}\
+             {% if add_generation_prompt %}assistant:{% endif %}",
+        ),
+    ];
+
+    /// A random model says random tokens, which no tokeniser would make of their text.
+    #[test]
+    fn earlier_answers_stay_in_the_cache_as_they_were_produced() {
+        let mut retokenised = 0;
+        for shape in ["tiny-llama:q8_0", "tiny-llama3:q8_0"] {
+            let model = synthetic::model(shape, 1, 1).unwrap();
+            let options = EngineOptions { threads: Some(1), ..EngineOptions::default() };
+            let engine = Arc::new(Engine::new(model, &options).unwrap());
+            let tokenizer = engine.model().tokenizer();
+            for (name, source) in TEMPLATES {
+                let template = ChatTemplate::new(source, tokenizer).unwrap();
+                let mut session = Session::new(engine.clone(), &SessionOptions::default()).unwrap();
+                let mut settings = Settings::default();
+                settings.set("seed", "8").unwrap();
+                // Random models repeat themselves.
+                settings.set("temp", "1.5").unwrap();
+                let mut chain = Chain::new(&settings, tokenizer);
+                let limits = Limits { predict: Some(12), ignore_eos: true, ..Limits::default() };
+                let mut conversation = Conversation::default();
+                let mut before = Vec::new();
+                for turn in 0..4 {
+                    conversation.say(format!(" what is {turn}? "));
+                    let prompt = conversation.prompt(&template, tokenizer).unwrap();
+                    assert!(prompt.starts_with(&before), "{shape}, {name}, turn {turn}");
+                    session.eval(&prompt, &Cancel::default(), &mut |_, _| {}).unwrap();
+                    // The last token of an answer is only evaluated when another one follows it.
+                    assert_eq!(session.stats().n_cached, before.len().saturating_sub(1), "{shape}, {name}");
+                    let answer = session
+                        .generate(&mut chain, &limits, &Cancel::default(), &mut |_| ControlFlow::Continue(()))
+                        .unwrap();
+                    retokenised += usize::from(tokenizer.encode(&answer.text, false) != answer.ids);
+                    // Of an answer of white space alone, a template that trims shows nothing.
+                    assert!(!answer.text.trim().is_empty(), "another seed will do");
+                    before = [prompt, answer.ids.clone()].concat();
+                    conversation.answer(answer.text, Some(answer.ids));
+                }
             }
         }
-        ids.extend(tokenizer.encode_segments(&segments[from..]));
-        ids
+        assert!(retokenised > 35, "only {retokenised} of 40 answers differ when tokenised again");
     }
 }

@@ -7,6 +7,9 @@
 //! exchanged back and known to be content. A control token that the tokeniser finds in unmarked text
 //! therefore begins and ends with characters that the template wrote.
 //!
+//! What the model itself answered stands between two more private characters, white space around it left outside, so
+//! that it arrives as one segment of its own, for which the tokens that the model produced can be put.
+//!
 //! Tags that the template itself asks for (`</think>`, `<tool_call>`), found by their text in its source, stay
 //! as they are, or it could not find them; control tokens among them do not.
 use std::collections::HashSet;
@@ -32,6 +35,8 @@ pub(super) struct Marks {
     base: u32,
     /// `base + i` stands for `marked[i]`.
     marked: Vec<char>,
+    /// The code points that stand before and behind an answer: the last two of the block.
+    brackets: [char; 2],
 }
 
 /// Whether marking `c` cannot change what a template does with a text, except to look for `c` itself.
@@ -79,7 +84,9 @@ impl Marker {
         let block = (0xf0000 / BLOCK..0x10_fc00 / BLOCK)
             .find(|block| !used.contains(block))
             .ok_or_else(|| Error::new(Class::Usage, "a message uses every block of private characters"))?;
-        Ok(Marks { base: block * BLOCK, marked: Vec::new() })
+        let base = block * BLOCK;
+        let private = |at| char::from_u32(base + at).unwrap_or(char::REPLACEMENT_CHARACTER);
+        Ok(Marks { base, marked: Vec::new(), brackets: [private(BLOCK - 2), private(BLOCK - 1)] })
     }
 
     /// `text` with the characters marked that could make a control token.
@@ -104,6 +111,17 @@ impl Marker {
 }
 
 impl Marks {
+    /// The marked text of an answer with brackets around it, inside of its outer white space.
+    pub(super) fn bracket(&self, text: &str) -> String {
+        let inner = text.trim();
+        if inner.is_empty() {
+            return text.to_owned();
+        }
+        let (before, rest) = text.split_at(text.len() - text.trim_start().len());
+        let [open, close] = self.brackets;
+        format!("{before}{open}{inner}{close}{}", &rest[inner.len()..])
+    }
+
     fn mark(&mut self, c: char) -> char {
         let at = self.marked.iter().position(|&known| known == c).unwrap_or_else(|| {
             self.marked.push(c);
@@ -112,7 +130,7 @@ impl Marks {
         // Only ever as many as a vocabulary's control tokens have edges; beyond the block a character stays.
         u32::try_from(at)
             .ok()
-            .filter(|&at| at < BLOCK)
+            .filter(|&at| at < BLOCK - 2)
             .and_then(|at| char::from_u32(self.base + at))
             .unwrap_or(c)
     }
@@ -124,11 +142,24 @@ impl Marks {
 
     /// Takes the marks out of a rendered prompt: segments that alternate in origin.
     pub(super) fn segments(&self, rendered: &str) -> Vec<Segment> {
+        let [open, close] = self.brackets;
         let mut segments: Vec<Segment> = Vec::new();
-        for c in rendered.chars() {
-            let (c, origin) = match self.unmark(c) {
-                Some(c) => (c, Origin::Content),
-                None => (c, Origin::Template),
+        // Brackets that a template has torn apart mean nothing.
+        let mut in_answer = false;
+        for (at, c) in rendered.char_indices() {
+            if c == open {
+                let rest = &rendered[at + c.len_utf8()..];
+                in_answer = rest.find([open, close]).is_some_and(|end| rest[end..].starts_with(close));
+                continue;
+            }
+            if c == close {
+                in_answer = false;
+                continue;
+            }
+            let (c, origin) = match (in_answer, self.unmark(c)) {
+                (true, unmarked) => (unmarked.unwrap_or(c), Origin::Answer),
+                (false, Some(c)) => (c, Origin::Content),
+                (false, None) => (c, Origin::Template),
             };
             match segments.last_mut() {
                 Some(last) if last.origin == origin => last.text.push(c),

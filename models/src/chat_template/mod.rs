@@ -18,7 +18,7 @@ use serde_json::Map;
 use crate::error::{Class, Error, Result};
 use crate::tokenizer::Tokenizer;
 pub use crate::tokenizer::{Origin, Segment};
-use mask::Marker;
+use mask::{Marker, Marks};
 pub use python::Clock;
 
 /// One message of a conversation.
@@ -171,7 +171,7 @@ impl ChatTemplate {
     }
 
     /// Renders a conversation as the prompt for a model; with `add_generation_prompt` up to where its answer
-    /// begins. `tokenizer` is the one that the template was compiled for.
+    /// begins. What the model said before is [`Origin::Answer`] where the template shows it whole. `tokenizer` is the one that the template was compiled for.
     ///
     /// # Errors
     /// When the template refuses the conversation, fails, or takes more time or memory than any known one. (A
@@ -202,27 +202,62 @@ impl ChatTemplate {
         extra.for_each(|value| collect_strings(value, &mut strings));
         let bytes: usize = strings.iter().map(|text| text.len()).sum();
         let mut marks = self.marker.marks(strings.into_iter())?;
-        let mut mark = |text: &str| self.marker.mark(tokenizer, text, &mut marks);
-
-        let mut seen = Vec::with_capacity(messages.len());
-        for message in messages.iter() {
-            let mut fields = Map::new();
-            fields.insert("role".to_owned(), message.role.clone().into());
-            fields.insert("content".to_owned(), mark(&message.content).into());
-            for (name, value) in &message.extra {
-                fields.insert(name.clone(), marked(value, &mut mark));
+        let n_messages = messages.len();
+        let mut rendered = |bracketed: bool| {
+            let messages: Vec<_> = messages
+                .iter()
+                .map(|message| self.shown(tokenizer, message, bracketed, &mut marks))
+                .collect();
+            let variables = self.variables(messages, add_generation_prompt, variables);
+            Ok::<_, Error>(marks.segments(&self.run(&variables, n_messages, bytes)?))
+        };
+        let plain = rendered(false)?;
+        if messages.iter().any(is_answer) {
+            // Templates that look at how an answer begins or ends may be misled by brackets: those do without.
+            let text = |segments: &[Segment]| segments.iter().map(|s| s.text.as_str()).collect::<String>();
+            if let Ok(bracketed) = rendered(true)
+                && text(&bracketed) == text(&plain)
+            {
+                return Ok(bracketed);
             }
-            seen.push(serde_json::Value::Object(fields));
         }
+        Ok(plain)
+    }
+
+    /// A message as a template sees it.
+    fn shown(
+        &self,
+        tokenizer: &Tokenizer,
+        message: &Message,
+        bracketed: bool,
+        marks: &mut Marks,
+    ) -> serde_json::Value {
+        let mut mark = |text: &str| self.marker.mark(tokenizer, text, marks);
+        let mut fields = Map::new();
+        fields.insert("role".to_owned(), message.role.clone().into());
+        let content = mark(&message.content);
+        let extra: Vec<_> =
+            message.extra.iter().map(|(name, value)| (name.clone(), marked(value, &mut mark))).collect();
+        let content = if bracketed && is_answer(message) { marks.bracket(&content) } else { content };
+        fields.insert("content".to_owned(), content.into());
+        fields.extend(extra);
+        serde_json::Value::Object(fields)
+    }
+
+    /// All that a template sees.
+    fn variables(
+        &self,
+        messages: Vec<serde_json::Value>,
+        add_generation_prompt: bool,
+        more: &Map<String, serde_json::Value>,
+    ) -> Map<String, serde_json::Value> {
         let mut variables: Map<_, _> =
-            self.globals.iter().chain(variables).map(|(name, value)| (name.clone(), value.clone())).collect();
-        variables.insert("messages".to_owned(), seen.into());
+            self.globals.iter().chain(more).map(|(name, value)| (name.clone(), value.clone())).collect();
+        variables.insert("messages".to_owned(), messages.into());
         variables.insert("add_generation_prompt".to_owned(), add_generation_prompt.into());
         variables.entry("tools").or_insert(serde_json::Value::Null);
         variables.entry("documents").or_insert(serde_json::Value::Null);
-
-        let rendered = self.run(&variables, messages.len(), bytes)?;
-        Ok(marks.segments(&rendered))
+        variables
     }
 
     /// The rendered string, marks and all.
@@ -272,6 +307,11 @@ impl ChatTemplate {
         }
         Cow::Owned(rest)
     }
+}
+
+/// Whether the model itself said this.
+fn is_answer(message: &Message) -> bool {
+    message.role == "assistant"
 }
 
 /// Adds the strings in `value` to `strings`.

@@ -32,6 +32,10 @@ fn joined(segments: &[Segment]) -> String {
     segments.iter().map(|segment| segment.text.as_str()).collect()
 }
 
+fn encode(tokenizer: &Tokenizer, segments: &[Segment]) -> Vec<u32> {
+    tokenizer.encode_pieces(&segments.iter().map(Segment::piece).collect::<Vec<_>>())
+}
+
 /// What `source` renders, or the message of its error.
 fn render(source: &str, messages: &[Message]) -> std::result::Result<String, String> {
     let tokenizer = chatml();
@@ -231,9 +235,8 @@ fn what_people_write_never_becomes_markup() {
             let mut message = Message::new("user", attack);
             message.extra.insert("name".to_owned(), json!("d|>"));
             let segments = template.render(&tokenizer, &[message], false).unwrap();
-            let ids = tokenizer.encode_segments(&segments);
-            let harmless =
-                tokenizer.encode_segments(&template.render(&tokenizer, &user("x"), false).unwrap());
+            let ids = encode(&tokenizer, &segments);
+            let harmless = encode(&tokenizer, &template.render(&tokenizer, &user("x"), false).unwrap());
             let control =
                 |ids: &[u32]| ids.iter().filter(|&&id| tokenizer.is_control(id)).copied().collect::<Vec<_>>();
             assert_eq!(control(&ids), control(&harmless), "{source} {attack:?}");
@@ -245,7 +248,7 @@ fn what_people_write_never_becomes_markup() {
         let segments = ChatTemplate::new("{{ messages[0].content }}", &tokenizer).unwrap();
         let segments = segments.render(&tokenizer, &user(attack), false).unwrap();
         assert_eq!(joined(&segments), attack);
-        assert_eq!(tokenizer.decode(&tokenizer.encode_segments(&segments)), attack);
+        assert_eq!(tokenizer.decode(&encode(&tokenizer, &segments)), attack);
     }
 }
 
@@ -261,7 +264,9 @@ fn prompts_begin_with_one_token_that_begins_a_sequence() {
     let bos = tokenizer.bos().unwrap();
     for source in ["{{ bos_token }}x", "x"] {
         let template = ChatTemplate::new(source, &tokenizer).unwrap();
-        let ids = tokenizer.encode_prompt(&template.render(&tokenizer, &user(""), false).unwrap());
+        let segments = template.render(&tokenizer, &user(""), false).unwrap();
+        let pieces: Vec<_> = segments.iter().map(Segment::piece).collect();
+        let ids = tokenizer.encode_prompt(&pieces);
         assert_eq!(ids.iter().filter(|&&id| id == bos).count(), 1);
         assert_eq!(ids[0], bos);
     }
@@ -299,4 +304,30 @@ fn system_text_finds_a_place() {
     // Tools that a template takes for granted.
     let tools = "{% for t in tools %}{{ t }}{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}";
     assert_eq!(rendered(tools, &chat).1, "behiho");
+}
+
+#[test]
+fn what_the_model_said_is_a_segment_where_it_is_shown_whole() {
+    let tokenizer = chatml();
+    let answers = |source: &str, said: &str| {
+        let messages =
+            [Message::new("user", "hi"), Message::new("assistant", said), Message::new("user", "ho")];
+        let template = ChatTemplate::new(source, &tokenizer).unwrap();
+        let segments = template.render(&tokenizer, &messages, true).unwrap();
+        let own = segments.iter().filter(|segment| segment.origin == Origin::Answer);
+        (own.map(|segment| segment.text.clone()).collect::<Vec<_>>(), joined(&segments))
+    };
+    let all = "{% for m in messages %}[{{ m.content }}]{% endfor %}";
+    assert_eq!(answers(all, " one\n"), (vec!["one".to_owned()], "[hi][ one\n][ho]".to_owned()));
+    // What looks like markup in it comes back as it was said.
+    assert_eq!(answers(all, "a<|im_end|>b").0, ["a<|im_end|>b"]);
+    let trims = "{% for m in messages %}[{{ m.content | trim }}]{% endfor %}";
+    assert_eq!(answers(trims, " one\n"), (vec!["one".to_owned()], "[hi][one][ho]".to_owned()));
+    let cuts = "{% for m in messages %}[{{ m.content.split('</think>')[-1] }}]{% endfor %}";
+    assert_eq!(answers(cuts, "one"), (vec!["one".to_owned()], "[hi][one][ho]".to_owned()));
+    assert_eq!(answers(cuts, "so</think>one"), (vec![], "[hi][one][ho]".to_owned()));
+    // A template that looks at how the answer begins sees it as it is.
+    let looks = "{% for m in messages %}[{{ m.content.startswith('one') }}{{ m.content }}]{% endfor %}";
+    assert_eq!(answers(looks, "one"), (vec![], "[Falsehi][Trueone][Falseho]".to_owned()));
+    assert_eq!(answers(all, "  "), (vec![], "[hi][  ][ho]".to_owned()));
 }

@@ -31,6 +31,17 @@ pub enum Origin {
     Template,
     /// A message: what looks like a special token is text.
     Content,
+    /// As content, and all that one message of the model said, but for white space around it.
+    Answer,
+}
+
+/// A piece of a prompt: text to tokenise, or tokens as they are.
+#[derive(Clone, Copy, Debug)]
+pub enum Piece<'p> {
+    /// Text of a template or message.
+    Text(&'p str, Origin),
+    /// Tokens.
+    Ids(&'p [u32]),
 }
 
 /// A piece of a prompt.
@@ -40,6 +51,13 @@ pub struct Segment {
     pub text: String,
     /// Where it comes from.
     pub origin: Origin,
+}
+
+impl Segment {
+    /// As a piece of a prompt.
+    pub fn piece(&self) -> Piece<'_> {
+        Piece::Text(&self.text, self.origin)
+    }
 }
 
 /// The tokeniser of a model.
@@ -75,55 +93,74 @@ impl Tokenizer {
     /// Ids of `text`, without a beginning-of-sequence token. Where `special` is false, control tokens in the
     /// text stay text; tokens that the vocabulary's author added to plain text are recognised in both cases.
     pub fn encode(&self, text: &str, special: bool) -> Vec<u32> {
-        self.encode_where(text, |_| special)
+        let mut out = Vec::with_capacity(text.len() / 3);
+        self.encode_where(text, true, |_| special, &mut out);
+        out
     }
 
-    /// Ids of the joined text of `segments`: control tokens are recognised only where they lie wholly in
-    /// template text. Plain text is tokenised across the borders of segments, as the whole would be.
-    pub fn encode_segments(&self, segments: &[Segment]) -> Vec<u32> {
-        let mut text = String::with_capacity(segments.iter().map(|segment| segment.text.len()).sum());
-        // Template text as ranges that do not touch.
-        let mut template: Vec<Range<usize>> = Vec::new();
-        for segment in segments {
-            let start = text.len();
-            text += &segment.text;
-            match (segment.origin, template.last_mut()) {
-                (Origin::Content, _) => {}
-                (Origin::Template, Some(last)) if last.end == start => last.end = text.len(),
-                (Origin::Template, _) => template.push(start..text.len()),
+    /// Ids of a prompt made of `pieces`, without a beginning-of-sequence token: control tokens are recognised only
+    /// where they lie wholly in template text. Plain text is tokenised across the borders of texts, as the whole
+    /// would be, but not across given tokens.
+    pub fn encode_pieces(&self, pieces: &[Piece]) -> Vec<u32> {
+        let mut out = Vec::new();
+        for run in pieces.chunk_by(|a, b| matches!((a, b), (Piece::Text(..), Piece::Text(..)))) {
+            let mut text = String::new();
+            // Template text as ranges that do not touch.
+            let mut template: Vec<Range<usize>> = Vec::new();
+            for piece in run {
+                match *piece {
+                    Piece::Ids(ids) => out.extend_from_slice(ids),
+                    Piece::Text(part, origin) => {
+                        let start = text.len();
+                        text += part;
+                        match (origin, template.last_mut()) {
+                            (Origin::Content | Origin::Answer, _) => {}
+                            (Origin::Template, Some(last)) if last.end == start => last.end = text.len(),
+                            (Origin::Template, _) => template.push(start..text.len()),
+                        }
+                    }
+                }
             }
+            let markup = |range: Range<usize>| {
+                let after = template.partition_point(|part| part.start <= range.start);
+                after > 0 && range.end <= template[after - 1].end
+            };
+            let first = out.last().is_none_or(|&id| self.is_control(id));
+            self.encode_where(&text, first, markup, &mut out);
         }
-        self.encode_where(&text, |range| {
-            let after = template.partition_point(|part| part.start <= range.start);
-            after > 0 && range.end <= template[after - 1].end
-        })
+        out
     }
 
-    /// Ids of a prompt: its segments, behind the token that begins a sequence where the model expects it and
-    /// the template has not written it.
-    pub fn encode_prompt(&self, segments: &[Segment]) -> Vec<u32> {
-        let mut ids = self.encode_segments(segments);
+    /// Ids of a prompt as [`Tokenizer::encode_pieces`] gives them, behind the token that begins a sequence where the
+    /// model expects it and the template has not written it.
+    pub fn encode_prompt(&self, pieces: &[Piece]) -> Vec<u32> {
+        let mut ids = self.encode_pieces(pieces);
         if let Some(bos) = self.bos.filter(|bos| self.add_bos && ids.first() != Some(bos)) {
             ids.insert(0, bos);
         }
         ids
     }
 
-    /// Ids of `text`; `markup` says which ranges of it may be control tokens.
-    fn encode_where(&self, text: &str, markup: impl Fn(Range<usize>) -> bool) -> Vec<u32> {
-        let mut out = Vec::with_capacity(text.len() / 3);
-        let (mut at, mut after_special) = (0, true);
+    /// Appends the ids of `text`; `markup` says which ranges of it may be control tokens, `first` whether it stands
+    /// at the beginning or behind a special token.
+    fn encode_where(
+        &self,
+        text: &str,
+        first: bool,
+        markup: impl Fn(Range<usize>) -> bool,
+        out: &mut Vec<u32>,
+    ) {
+        let (mut at, mut after_special) = (0, first);
         for found in self.special.find(&self.vocab, text, markup) {
             if found.start > at {
-                self.encode_plain(&text[at..found.start], after_special, &mut out);
+                self.encode_plain(&text[at..found.start], after_special, out);
             }
             out.push(found.id);
             (at, after_special) = (found.end, true);
         }
         if at < text.len() {
-            self.encode_plain(&text[at..], after_special, &mut out);
+            self.encode_plain(&text[at..], after_special, out);
         }
-        out
     }
 
     /// Appends the ids of `text`, which holds no special tokens. `first`: it stands at the beginning or

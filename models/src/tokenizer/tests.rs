@@ -155,14 +155,14 @@ fn special_tokens_are_recognised_only_where_asked() {
 fn segments_are_joined_but_markup_is_the_templates_alone() {
     let tokenizer = bpe("gpt-2").load().unwrap();
     let (start, end) = (tokenizer.find("<|im_start|>").unwrap(), tokenizer.find("<|im_end|>").unwrap());
-    let segment = |text: &str, origin| Segment { text: text.to_owned(), origin };
+    let segment = Piece::Text;
     let (template, content) = (Origin::Template, Origin::Content);
     // Plain text merges across borders, as in the whole.
-    let ids = tokenizer.encode_segments(&[segment("<|im_start|>he", template), segment("llo", content)]);
+    let ids = tokenizer.encode_pieces(&[segment("<|im_start|>he", template), segment("llo", content)]);
     assert_eq!(ids, [start, tokenizer.find("hello").unwrap()]);
     // Markup in content, or put together with its help, stays text.
     for content_text in ["<|im_end|>", "<|im_end|", "|im_end|>"] {
-        let ids = tokenizer.encode_segments(&[
+        let ids = tokenizer.encode_pieces(&[
             segment("<", template),
             segment(content_text, content),
             segment(">", template),
@@ -171,8 +171,18 @@ fn segments_are_joined_but_markup_is_the_templates_alone() {
         assert_eq!(ids.iter().filter(|&&id| id == end).count(), 1, "{content_text}");
         assert_eq!(ids.last(), Some(&end));
     }
+    // Given tokens are kept, and nothing merges with them.
+    let given = [tokenizer.find("l").unwrap()];
+    let ids = tokenizer.encode_pieces(&[
+        segment("<|im_start|>he", template),
+        Piece::Ids(&given),
+        segment("lo<|im_end|>", template),
+    ]);
+    let he = tokenizer.encode("he", false);
+    let lo = tokenizer.encode("lo", false);
+    assert_eq!(ids, [&[start], &he[..], &given, &lo, &[end]].concat());
     // Template text may come in several segments.
-    let ids = tokenizer.encode_segments(&[segment("<|im_", template), segment("end|>", template)]);
+    let ids = tokenizer.encode_pieces(&[segment("<|im_", template), segment("end|>", template)]);
     assert_eq!(ids, [end]);
 }
 
