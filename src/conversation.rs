@@ -44,6 +44,19 @@ pub struct Conversation {
 }
 
 impl Conversation {
+    /// A conversation of these turns.
+    ///
+    /// # Errors
+    /// When the system speaks anywhere but at the start.
+    pub fn from_turns(turns: Vec<Turn>) -> Result<Self> {
+        match turns.iter().skip(1).position(|turn| turn.role == Role::System) {
+            Some(at) => Err(Error::bad_file("a turn of the system is not the first")
+                .expected_got("the person or the model", "the system")
+                .at(format!("turn {}", at + 1))),
+            None => Ok(Self { turns }),
+        }
+    }
+
     /// All turns.
     pub fn turns(&self) -> &[Turn] {
         &self.turns
@@ -77,6 +90,13 @@ impl Conversation {
     /// Takes back the newest turn, except the system's.
     pub fn pop(&mut self) -> Option<Turn> {
         self.turns.pop_if(|turn| turn.role != Role::System)
+    }
+
+    /// Takes back the newest message of the person and all that follows it. Returns the message's text, or `None` when
+    /// there is none.
+    pub fn undo(&mut self) -> Option<String> {
+        let at = self.turns.iter().rposition(|turn| turn.role == Role::User)?;
+        self.turns.drain(at..).next().map(|turn| turn.text)
     }
 
     /// Forgets all turns but the system's.

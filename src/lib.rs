@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod branches;
 pub mod conversation;
 pub mod cost;
 pub mod divergence;
@@ -12,6 +13,7 @@ pub mod engine;
 pub mod logprobs;
 pub mod perplexity;
 pub mod sampler;
+pub mod saved;
 pub mod self_check;
 pub mod session;
 mod snapshots;

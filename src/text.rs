@@ -1,4 +1,5 @@
-//! Text on its way to a person: made safe for a terminal, cut at stop strings; and names that nearly match.
+//! Text on its way to a person: made safe for a terminal, cut at stop strings; names, and those that nearly match.
+use lapwing_models::{Class, Error, Result};
 
 /// Whether a terminal can be given `c`: no control characters but newline and tab, and nothing that reorders text.
 ///
@@ -72,6 +73,24 @@ impl StopFinder {
     pub fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
+}
+
+/// Longest name that a person may give to something, in bytes.
+const LONGEST_NAME: usize = 64;
+
+/// Refuses names that could not be typed as one word, or used as a file's name.
+///
+/// # Errors
+/// A usage error that says what a name of this sort of thing (`branch`, `session`) may be.
+pub fn check_name(what: &str, name: &str) -> Result<()> {
+    let fits = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+    if name.is_empty() || name.len() > LONGEST_NAME || name.starts_with(['.', '-']) || !name.chars().all(fits)
+    {
+        let got = if name.is_empty() { "nothing".to_owned() } else { safe(name).into_owned() };
+        return Err(Error::new(Class::Usage, format!("not a name for a {what}"))
+            .expected_got("one word of letters, digits and any of - _ .", got));
+    }
+    Ok(())
 }
 
 /// The name nearest to a mistyped one, if any is near: it starts so, or at most a third of the letters differ.

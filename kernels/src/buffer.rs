@@ -64,6 +64,18 @@ impl<T: Plain> Buffer<T> {
         }
         self.len = self.len.max(len);
     }
+
+    /// The values as bytes.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the lines hold at least `len` values, and plain values have no padding.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len * size_of::<T>()) }
+    }
+
+    /// The values as bytes; any bytes are values.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`; the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len * size_of::<T>()) }
+    }
 }
 
 impl<T: Plain> Deref for Buffer<T> {

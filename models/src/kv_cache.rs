@@ -7,7 +7,7 @@ use std::sync::Arc;
 use lapwing_kernels::kv::{BLOCK, KvBlock, KvShape, store};
 use lapwing_kernels::team::Team;
 
-pub use lapwing_kernels::kv::KvType;
+pub use lapwing_kernels::kv::{KvType, LAYOUT};
 
 use crate::arch::DecoderSpec;
 use crate::{Class, Error, Result, os};
@@ -92,6 +92,37 @@ impl KvCache {
     #[must_use]
     pub fn fork(&self) -> Self {
         self.clone()
+    }
+
+    /// Gives the bytes of all blocks, in order: what [`KvCache::restore`] makes the same cache of. They are arranged as
+    /// [`LAYOUT`] says.
+    ///
+    /// # Errors
+    /// What `write` returns.
+    pub fn dump(&self, write: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        self.blocks.iter().try_for_each(|block| write(block.bytes()))
+    }
+
+    /// Bytes that [`KvCache::dump`] gives for `len` positions, `None` when that overflows.
+    pub fn dump_bytes(&self, len: usize) -> Option<usize> {
+        cache_bytes(&self.shape, len)
+    }
+
+    /// Holds `len` positions, whose blocks `read` fills, instead of those before. Wrong bytes make wrong numbers, perhaps
+    /// infinite ones, which the forward pass reports.
+    ///
+    /// # Errors
+    /// As [`reserve`](Self::reserve), and what `read` returns; the cache is then empty.
+    pub fn restore(&mut self, len: usize, read: &mut dyn FnMut(&mut [u8]) -> Result<()>) -> Result<()> {
+        self.truncate(0);
+        let filled = self.reserve(len).and_then(|()| {
+            self.blocks.iter_mut().try_for_each(|block| read(Arc::make_mut(block).bytes_mut()))
+        });
+        match filled {
+            Ok(()) => self.len = len,
+            Err(_) => self.blocks.clear(),
+        }
+        filled
     }
 
     /// Makes room for `n` more positions.

@@ -4,7 +4,7 @@ use super::common::smollm2;
 use super::terminal::{Terminal, USUAL};
 
 /// A chat with SmolLM2, always the same, waiting at its first prompt.
-fn chat(options: &[&str], size: (u16, u16), env: &[(&str, &str)]) -> Option<Terminal> {
+pub fn chat(options: &[&str], size: (u16, u16), env: &[(&str, &str)]) -> Option<Terminal> {
     let model = smollm2()?.to_str()?;
     let system = "You are a helpful AI assistant.";
     let mut terminal =

@@ -9,3 +9,4 @@ mod pipes;
 mod privacy;
 #[cfg(unix)]
 mod terminal;
+mod turns;

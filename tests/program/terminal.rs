@@ -89,6 +89,19 @@ impl Terminal {
         }
     }
 
+    /// Types a line, and waits for the prompt after what it led to, which holds `word`.
+    pub fn ask(&mut self, line: &str, word: &str) {
+        let typed = format!("> {line}\n");
+        let times = self.text().matches(&typed).count();
+        self.line(line);
+        self.wait(&format!("{word:?} after {line:?}"), |text| {
+            let answer = text.rsplit(&typed).next().unwrap_or_default();
+            text.matches(&typed).count() > times
+                && answer.contains(word)
+                && answer.trim_end_matches(['\n', ' ']).lines().last() == Some(">")
+        });
+    }
+
     /// Waits for the prompt on the last line with text.
     pub fn wait_prompt(&mut self) {
         self.wait("the prompt", |text| text.trim_end_matches(['\n', ' ']).lines().last() == Some(">"));

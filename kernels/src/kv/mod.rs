@@ -18,6 +18,10 @@ use std::collections::TryReserveError;
 /// Positions in one block.
 pub const BLOCK: usize = 64;
 
+/// Names how the bytes of a block are arranged, for caches on disk: it changes with whatever a block of one shape
+/// would read differently.
+pub const LAYOUT: &str = if cfg!(target_endian = "little") { "1-le" } else { "1-be" };
+
 /// What the cache stores a number as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KvType {
@@ -209,6 +213,23 @@ impl KvBlock {
     /// What the block holds.
     pub fn shape(&self) -> &KvShape {
         &self.shape
+    }
+
+    /// All numbers as bytes, arranged as [`LAYOUT`] says: what a saved cache consists of.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.data {
+            Data::F32(cells) => cells.bytes(),
+            Data::F16(cells) => cells.bytes(),
+        }
+    }
+
+    /// Likewise, to be filled with what [`KvBlock::bytes`] of another block of this shape gave. Any other bytes are
+    /// some numbers, too, perhaps not finite ones.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        match &mut self.data {
+            Data::F32(cells) => cells.bytes_mut(),
+            Data::F16(cells) => cells.bytes_mut(),
+        }
     }
 
     /// The stored key and value at position `at` (in the block) of one head, `[dim]` each: for tests and tools.

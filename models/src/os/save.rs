@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::{Class, Error, Result};
 
+/// How the names of temporary files begin.
+const TEMPORARY: &str = ".lapwing-";
+
 /// A file in the making: a temporary one beside its target, which takes the target's place when it is
 /// [committed](Self::commit) and disappears when it is dropped before.
 #[derive(Debug)]
@@ -22,6 +25,21 @@ impl NewFile {
     /// # Errors
     /// [`Class::Usage`] when something other than a file is there, else as [`Self::write`].
     pub fn create(target: &Path) -> Result<Self> {
+        Self::begin(target, OpenOptions::new())
+    }
+
+    /// As [`Self::create`], for a file that nobody else may read, where the system knows such files.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create_private(target: &Path) -> Result<Self> {
+        let mut options = OpenOptions::new();
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        Self::begin(target, options)
+    }
+
+    fn begin(target: &Path, mut options: OpenOptions) -> Result<Self> {
         let target = match std::fs::metadata(target) {
             Ok(meta) if !meta.is_file() => {
                 let got = if meta.is_dir() { "a folder" } else { "a device, pipe or socket" };
@@ -37,13 +55,28 @@ impl NewFile {
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         // In the same folder, for a file can only be renamed within its file system. The name does not grow
         // with the target's, which may be as long as names can be.
-        let temporary = target.with_file_name(format!(".lapwing-{}-{n}.tmp", std::process::id()));
-        let file = OpenOptions::new()
+        let temporary = target.with_file_name(format!("{TEMPORARY}{}-{n}.tmp", std::process::id()));
+        let file = options
             .write(true)
             .create_new(true)
             .open(&temporary)
             .map_err(|e| failed("create", &target, &e))?;
+        // As long as it is locked, `sweep` leaves it alone. Where files cannot be locked it sweeps nothing either.
+        let _ = file.try_lock();
         Ok(Self { out: BufWriter::with_capacity(1 << 20, file), temporary, target, committed: false })
+    }
+
+    /// Removes the temporary files in `folder` of programs that ended before they could.
+    pub fn sweep(folder: &Path) {
+        let Ok(entries) = std::fs::read_dir(folder) else { return };
+        let name = |path: &Path| path.file_name()?.to_str().map(str::to_owned);
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let ours = name(&path).is_some_and(|name| name.starts_with(TEMPORARY) && name.ends_with(".tmp"));
+            if ours && OpenOptions::new().write(true).open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
+                // Another one that sweeps may have been faster.
+                let _ = std::fs::remove_file(&path);
+            }
+        }
     }
 
     /// The file this is to become.
@@ -129,6 +162,25 @@ mod tests {
         file.commit().unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"new");
         assert_eq!(names(&folder), ["f"]);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn private_files_are_private_and_leftovers_are_swept() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = folder("private");
+        let mut file = NewFile::create_private(&folder.join("f")).unwrap();
+        file.write(b"secret").unwrap();
+        std::fs::write(folder.join(".lapwing-1-0.tmp"), b"left over").unwrap();
+        std::fs::write(folder.join(".other.tmp"), b"not ours").unwrap();
+        NewFile::sweep(&folder);
+        file.commit().unwrap();
+        let mut names = names(&folder);
+        names.sort();
+        assert_eq!(names, [".other.tmp", "f"]);
+        let mode = std::fs::metadata(folder.join("f")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
         std::fs::remove_dir_all(folder).unwrap();
     }
 

@@ -1,18 +1,16 @@
 //! What the person types: an edited line on a terminal, plain lines otherwise.
 use std::io::BufRead;
+use std::process::Command;
 
-use rustyline::completion::{Completer, FilenameCompleter, Pair};
+use anyhow::Context as _;
 use rustyline::error::ReadlineError;
-use rustyline::highlight::Highlighter;
-use rustyline::hint::Hinter;
 use rustyline::history::DefaultHistory;
-use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{
-    Behavior, Cmd, ColorMode, CompletionType, Config, Context, Editor, Event, EventHandler, Helper, KeyCode,
-    KeyEvent, Modifiers,
+    Behavior, Cmd, ColorMode, CompletionType, Config, Editor, Event, EventHandler, KeyCode, KeyEvent,
+    Modifiers,
 };
 
-use super::slash;
+use super::typing::{Typing, Wish};
 
 /// What came from the keyboard or the pipe.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,31 +26,53 @@ pub enum Typed {
 /// Where the person types.
 pub enum Input {
     /// A terminal, with editing.
-    Terminal(Box<Editor<Typing, DefaultHistory>>),
+    Terminal(Box<Line>),
     /// Lines of a pipe or a file.
-    Lines,
+    Pipe,
+}
+
+/// A line with an editor around it.
+pub struct Line {
+    editor: Editor<Typing, DefaultHistory>,
+    /// Whether the person's own editor is asked for.
+    wish: Wish,
 }
 
 impl Input {
     /// Editing on a terminal, plain lines otherwise.
-    pub fn new(terminal: bool) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// When the terminal cannot be used.
+    pub fn new(terminal: bool, colours: bool) -> anyhow::Result<Self> {
         if !terminal {
-            return Ok(Self::Lines);
+            return Ok(Self::Pipe);
         }
         let config = Config::builder()
             .behavior(Behavior::Stdio)
-            .color_mode(ColorMode::Enabled)
+            .color_mode(if colours { ColorMode::Enabled } else { ColorMode::Disabled })
             .completion_type(CompletionType::List)
             .history_ignore_space(true)
             .auto_add_history(true)
             .build();
         let mut editor = Editor::with_config(config)?;
-        editor.set_helper(Some(Typing { files: FilenameCompleter::new() }));
+        editor.set_helper(Some(Typing::new(colours)));
         let newline = || EventHandler::Simple(Cmd::Newline);
         editor.bind_sequence(Event::from(KeyEvent(KeyCode::Enter, Modifiers::ALT)), newline());
         // What most terminals send for Alt-Enter: an escape before a carriage return.
         editor.bind_sequence(Event::from(KeyEvent(KeyCode::Char('\r'), Modifiers::ALT)), newline());
-        Ok(Self::Terminal(Box::new(editor)))
+        let wish = Wish::default();
+        let ctrl_g = Event::from(KeyEvent::ctrl('G'));
+        editor.bind_sequence(ctrl_g, EventHandler::Conditional(Box::new(wish.clone())));
+        Ok(Self::Terminal(Box::new(Line { editor, wish })))
+    }
+
+    /// Sets the words that commands are completed by.
+    pub fn set_words(&mut self, words: Vec<(&'static str, Vec<String>)>) {
+        if let Self::Terminal(line) = self
+            && let Some(typing) = line.editor.helper_mut()
+        {
+            typing.set_words(words);
+        }
     }
 
     /// Waits for the next message.
@@ -60,16 +80,58 @@ impl Input {
     /// # Errors
     /// When the terminal or the pipe cannot be read, or a pipe holds something else than UTF-8 text.
     pub fn next(&mut self, prompt: &str) -> anyhow::Result<Typed> {
-        match self {
-            Self::Terminal(editor) => match editor.readline(prompt) {
-                Ok(line) => Ok(Typed::Text(unquoted(&line))),
-                Err(ReadlineError::Interrupted) => Ok(Typed::Interrupt),
-                Err(ReadlineError::Eof) => Ok(Typed::End),
-                Err(error) => Err(error.into()),
-            },
-            Self::Lines => next_lines(&mut std::io::stdin().lock()),
+        self.edit(prompt, "")
+    }
+
+    /// As [`Input::next`]; on a terminal the person changes `text`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn edit(&mut self, prompt: &str, text: &str) -> anyhow::Result<Typed> {
+        let line = match self {
+            Self::Terminal(line) => line,
+            Self::Pipe => return next_lines(&mut std::io::stdin().lock()),
+        };
+        let mut text = text.to_owned();
+        loop {
+            match line.editor.readline_with_initial(prompt, (&text, "")) {
+                Ok(typed) => return Ok(Typed::Text(unquoted(&typed))),
+                Err(ReadlineError::Interrupted) => match line.wish.take() {
+                    Some(typed) => text = in_own_editor(typed)?,
+                    None => return Ok(Typed::Interrupt),
+                },
+                Err(ReadlineError::Eof) => return Ok(Typed::End),
+                Err(error) => return Err(error.into()),
+            }
         }
     }
+}
+
+/// Lets the person change `text` in the editor that `$VISUAL` or `$EDITOR` names. It stays as it was, with a word about
+/// why, when that does not work.
+fn in_own_editor(text: String) -> anyhow::Result<String> {
+    match try_own_editor(&text) {
+        Ok(changed) => Ok(changed.trim_end_matches('\n').to_owned()),
+        Err(error) => {
+            eprintln!("lapwing: {error:#}");
+            Ok(text)
+        }
+    }
+}
+
+fn try_own_editor(text: &str) -> anyhow::Result<String> {
+    let named =
+        ["VISUAL", "EDITOR"].iter().find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty()));
+    let named = named.unwrap_or_else(|| "vi".to_owned());
+    // Editors are named with options: `code --wait`.
+    let words = shlex::split(&named).filter(|words| !words.is_empty()).context("$EDITOR cannot be read")?;
+    // Others may not read what is written to a model; the file goes when it is dropped.
+    let file = tempfile::Builder::new().prefix("lapwing-").suffix(".md").tempfile()?;
+    std::fs::write(file.path(), text)?;
+    let status = Command::new(&words[0]).args(&words[1..]).arg(file.path()).status();
+    let status = status.with_context(|| format!("the editor {} does not start", words[0]))?;
+    anyhow::ensure!(status.success(), "the editor {} failed: the message stays as it was", words[0]);
+    std::fs::read_to_string(file.path()).context("the editor's text cannot be read")
 }
 
 /// Reads one message of a pipe: a line, or as many as belong together.
@@ -93,7 +155,7 @@ fn next_lines(from: &mut impl BufRead) -> anyhow::Result<Typed> {
 const BLOCK: &str = "\"\"\"";
 
 /// Whether a message is finished: a block is closed, and no backslash asks for another line.
-fn is_whole(text: &str) -> bool {
+pub fn is_whole(text: &str) -> bool {
     match text.trim_start().strip_prefix(BLOCK) {
         Some(block) => block.trim_end().ends_with(BLOCK),
         None => !text.ends_with('\\'),
@@ -106,64 +168,6 @@ fn unquoted(text: &str) -> String {
     match block {
         Some(block) => block.trim_matches('\n').to_owned(),
         None => text.replace("\\\n", "\n"),
-    }
-}
-
-/// Helps while a line is typed: completes commands and paths, hints at arguments, waits for whole messages.
-pub struct Typing {
-    files: FilenameCompleter,
-}
-
-impl Helper for Typing {}
-
-impl Completer for Typing {
-    type Candidate = Pair;
-
-    fn complete(&self, line: &str, pos: usize, ctx: &Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
-        let typed = &line[..pos];
-        let Some(command) = typed.strip_prefix('/') else { return Ok((pos, Vec::new())) };
-        match command.split_once(' ') {
-            None => {
-                let names = slash::COMMANDS.iter().filter(|c| c.name.starts_with(command));
-                let pair = |c: &slash::Slash| Pair {
-                    display: format!("/{}", c.name),
-                    replacement: format!("/{}{}", c.name, if c.args.is_empty() { "" } else { " " }),
-                };
-                Ok((0, names.map(pair).collect()))
-            }
-            Some((name, _)) if slash::find(name).is_some_and(|c| c.args.contains("FILE")) => {
-                self.files.complete(line, pos, ctx)
-            }
-            Some(_) => Ok((pos, Vec::new())),
-        }
-    }
-}
-
-impl Hinter for Typing {
-    type Hint = String;
-
-    fn hint(&self, line: &str, pos: usize, _: &Context<'_>) -> Option<String> {
-        let command = line.strip_prefix('/').filter(|_| pos == line.len())?;
-        if let Some(known) = command.strip_suffix(' ').and_then(slash::find) {
-            return Some(known.args.to_owned()).filter(|args| !args.is_empty());
-        }
-        let mut fitting =
-            slash::COMMANDS.iter().filter(|c| !command.is_empty() && c.name.starts_with(command));
-        let only = fitting.next().filter(|_| fitting.next().is_none())?;
-        Some(only.name[command.len()..].to_owned()).filter(|rest| !rest.is_empty())
-    }
-}
-
-impl Highlighter for Typing {
-    fn highlight_hint<'h>(&self, hint: &'h str) -> std::borrow::Cow<'h, str> {
-        format!("\x1b[2m{hint}\x1b[0m").into()
-    }
-}
-
-impl Validator for Typing {
-    fn validate(&self, context: &mut ValidationContext) -> rustyline::Result<ValidationResult> {
-        let whole = is_whole(context.input());
-        Ok(if whole { ValidationResult::Valid(None) } else { ValidationResult::Incomplete })
     }
 }
 

@@ -1,24 +1,34 @@
 //! `lapwing chat`: a conversation on a terminal, or through a pipe.
 use std::io::IsTerminal;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use lapwing::conversation::Conversation;
-use lapwing::sampler::Chain;
-use lapwing::session::{Limits, Session, Stop};
+use lapwing::branches::Branches;
+use lapwing::sampler::{Chain, Settings};
+use lapwing::session::{Limits, Session};
 use lapwing_models::chat_template::ChatTemplate;
 use lapwing_models::{Class, Error};
 
 use super::interrupt::Interrupt;
-use super::{ModelOptions, SamplerOptions, Ui, find, load, ui};
+use super::{ModelOptions, SamplerOptions, Ui, find, load};
 
+mod answer;
 mod input;
+mod markdown;
 mod print;
 mod slash;
+mod typing;
+
+mod files;
+mod settings;
+mod show;
+mod turns;
 
 use input::{Input, Typed};
 use print::Out;
 use slash::Next;
+
+/// What the person types behind.
+const PROMPT: &str = "> ";
 
 /// Chats with a model: on a terminal with editing, through a pipe one message a line.
 #[derive(clap::Args, Debug)]
@@ -43,13 +53,20 @@ pub struct Args {
 /// A running chat.
 pub struct Chat {
     session: Session,
-    conversation: Conversation,
+    branches: Branches,
     template: ChatTemplate,
+    /// What `chain` was made of.
+    settings: Settings,
     chain: Chain,
     limits: Limits,
+    /// What `/read` put before the next message.
+    attached: String,
     interrupt: Interrupt,
+    input: Input,
     out: Out,
     ui: Ui,
+    /// Whether a person sits at both ends.
+    terminal: bool,
 }
 
 /// Runs the command.
@@ -64,8 +81,8 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
     let session = load::session(&engine, &args.options)?;
     let settings = load::settings(&engine, &args.sampling, ui)?;
     let chain = Chain::new(&settings, engine.model().tokenizer());
-    let mut conversation = Conversation::default();
-    conversation.set_system(args.system);
+    let mut branches = Branches::default();
+    branches.conversation_mut().set_system(args.system);
     let limits = Limits {
         predict: args.sampling.predict,
         ignore_eos: args.ignore_eos,
@@ -73,21 +90,35 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
         ..Limits::default()
     };
     let out = Out::new();
-    let mut chat = Chat { session, conversation, template, chain, limits, interrupt, out, ui: ui.clone() };
+    let terminal = out.terminal && std::io::stdin().is_terminal();
+    let mut chat = Chat {
+        session,
+        branches,
+        template,
+        settings,
+        chain,
+        limits,
+        attached: String::new(),
+        interrupt,
+        input: Input::new(terminal, out.colours)?,
+        out,
+        ui: ui.clone(),
+        terminal,
+    };
     chat.talk()
 }
 
 impl Chat {
     /// Reads messages and answers them until the person leaves.
     fn talk(&mut self) -> anyhow::Result<()> {
-        let terminal = self.out.terminal && std::io::stdin().is_terminal();
-        let mut input = Input::new(terminal)?;
-        if terminal && !self.ui.quiet {
+        if self.terminal && !self.ui.quiet {
             self.greet()?;
         }
         let mut leaving = false;
         loop {
-            let typed = input.next("> ")?;
+            self.input.set_words(slash::words(self));
+            let before = self.branches.conversation().clone();
+            let typed = self.input.next(PROMPT)?;
             let was_leaving = std::mem::replace(&mut leaving, false);
             let next = match typed {
                 Typed::End => Next::Leave,
@@ -107,7 +138,7 @@ impl Chat {
             };
             match next {
                 Next::Prompt => {}
-                Next::Answer => self.answer(terminal)?,
+                Next::Answer => self.answer(before)?,
                 Next::Leave => return Ok(()),
             }
         }
@@ -131,80 +162,27 @@ impl Chat {
 
     /// Adds a message to the conversation.
     fn say(&mut self, text: &str) -> Next {
-        self.conversation.say(text);
+        let text = std::mem::take(&mut self.attached) + text;
+        self.branches.conversation_mut().say(text);
         Next::Answer
     }
 
-    /// Lets the model answer; whatever goes wrong with this one answer is said, and the chat goes on.
-    fn answer(&mut self, terminal: bool) -> anyhow::Result<()> {
-        match self.try_answer(terminal) {
-            Ok(()) => Ok(()),
-            // The file under the map is not what it was: nothing computed from now on could be trusted.
-            Err(error) if ends_chat(&error) => Err(error),
-            Err(error) => {
-                // The message that could not be answered is taken back, so that the next one is not harmed.
-                self.conversation.pop();
-                self.out.problem(&format!("{error:#}"))?;
-                Ok(())
-            }
+    /// Tokens of the context that the conversation takes.
+    fn used_tokens(&self) -> usize {
+        let conversation = self.branches.conversation();
+        if conversation.turns().is_empty() {
+            return 0;
         }
+        // One that the template refuses is refused, in its own words, when it is to be answered.
+        conversation
+            .prompt(&self.template, self.session.engine().model().tokenizer())
+            .map_or(0, |ids| ids.len())
     }
+}
 
-    fn try_answer(&mut self, terminal: bool) -> anyhow::Result<()> {
-        let engine = self.session.engine().clone();
-        engine.model().gguf().check_unchanged()?;
-        let ids = self.conversation.prompt(&self.template, engine.model().tokenizer())?;
-        if ids.len() >= self.session.context() {
-            let (needed, context) = (ids.len(), self.session.context());
-            return Err(Error::new(Class::Usage, "the context is full: this message was not sent")
-                .expected_got(format!("a conversation below {context} tokens"), needed)
-                .advice("/clear starts anew; --ctx-size makes room for more")
-                .into());
-        }
-        // In a pipe nobody waits for a next message: there Ctrl-C ends the program.
-        let guard = terminal.then(|| self.interrupt.guard());
-        let cancel = guard.as_ref().map(|guard| guard.cancel().clone()).unwrap_or_default();
-        let progress = ui::Progress::new(&self.ui, "reading");
-        let read = self.session.eval(&ids, &cancel, &mut |done, of| progress.set(done, of));
-        progress.finish();
-        if let Err(error) = read {
-            if error.class != Class::Interrupted {
-                return Err(error.into());
-            }
-            self.conversation.pop();
-            self.out.note("[stopped before the answer began]")?;
-            return Ok(());
-        }
-        self.chain.reset();
-        let out = &mut self.out;
-        let mut written = Ok(());
-        let answer = self.session.generate(&mut self.chain, &self.limits, &cancel, &mut |piece| {
-            written = out.answer(piece.text);
-            if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        });
-        drop(guard);
-        written?;
-        let answer = answer?;
-        self.out.end_line()?;
-        let ids = (!matches!(answer.stop, Stop::Text(_))).then_some(answer.ids);
-        self.conversation.answer(answer.text, ids);
-        match answer.stop {
-            Stop::Cancelled => self.out.note("[stopped]")?,
-            Stop::Limit => self.out.note("[cut: as many tokens as --predict allows]")?,
-            Stop::Context => {
-                let context = self.session.context();
-                self.out.problem(&format!(
-                    "the context of {context} tokens is full: the answer is cut (/clear starts anew)"
-                ))?;
-            }
-            Stop::End(_) | Stop::Text(_) => {}
-        }
-        if self.ui.verbose {
-            self.out.note(&ui::speed_line(self.session.stats()))?;
-        }
-        self.out.gap()?;
-        Ok(())
-    }
+/// A number of things: `1 token`, `2 tokens`.
+fn count(n: usize, thing: &str) -> String {
+    format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
 }
 
 /// Whether an error leaves nothing to chat with.

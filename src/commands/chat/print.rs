@@ -3,14 +3,19 @@ use std::io::{IsTerminal, Write};
 
 use lapwing::text::safe;
 
+use super::markdown::Markdown;
+
 /// Where the chat writes.
 pub struct Out {
     /// Whether control codes may be used: a terminal, and nobody set `NO_COLOR`.
-    colours: bool,
+    pub colours: bool,
     /// Whether stdout is a terminal.
     pub terminal: bool,
     /// Whether the last thing written ended its line.
     at_line_start: bool,
+    /// Renders the present answer; nothing does so in a pipe, or on a terminal that does not know how to move back.
+    markdown: Option<Markdown>,
+    renders: bool,
 }
 
 impl Out {
@@ -19,7 +24,8 @@ impl Out {
         let terminal = std::io::stdout().is_terminal();
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
-        Self { colours: terminal && !no_color && !dumb, terminal, at_line_start: true }
+        let renders = terminal && !dumb;
+        Self { colours: renders && !no_color, terminal, at_line_start: true, markdown: None, renders }
     }
 
     /// A piece of an answer.
@@ -28,13 +34,25 @@ impl Out {
             return Ok(());
         }
         self.at_line_start = text.ends_with('\n');
+        let text = safe(text);
         let mut stdout = std::io::stdout().lock();
-        stdout.write_all(safe(text).as_bytes())?;
+        if self.renders {
+            let markdown = self.markdown.get_or_insert_with(|| Markdown::new(self.colours));
+            if let Some((width, _)) = terminal_size::terminal_size() {
+                markdown.set_columns(width.0.into());
+            }
+            stdout.write_all(markdown.push(&text).as_bytes())?;
+        } else {
+            stdout.write_all(text.as_bytes())?;
+        }
         stdout.flush()
     }
 
-    /// Ends the line of an answer.
+    /// Ends the answer, if there is one, and its line.
     pub fn end_line(&mut self) -> std::io::Result<()> {
+        if let Some(mut markdown) = self.markdown.take() {
+            write!(std::io::stdout(), "{}", markdown.finish())?;
+        }
         if !self.at_line_start {
             self.at_line_start = true;
             writeln!(std::io::stdout())?;
@@ -45,6 +63,7 @@ impl Out {
     /// A note of the chat itself: dimmed, on its own lines.
     pub fn note(&mut self, text: &str) -> std::io::Result<()> {
         self.end_line()?;
+        let text = self.broken(text);
         let mut stdout = std::io::stdout().lock();
         if self.colours { writeln!(stdout, "\x1b[2m{text}\x1b[0m") } else { writeln!(stdout, "{text}") }
     }
@@ -53,7 +72,19 @@ impl Out {
     pub fn problem(&mut self, text: &str) -> std::io::Result<()> {
         self.end_line()?;
         std::io::stdout().flush()?;
-        writeln!(std::io::stderr(), "lapwing: {text}")
+        writeln!(std::io::stderr(), "{}", self.broken(&format!("lapwing: {text}")))
+    }
+
+    /// `text` with its lines broken as those of answers are.
+    fn broken(&self, text: &str) -> String {
+        match terminal_size::terminal_size() {
+            Some((width, _)) if self.renders => {
+                let mut markdown = Markdown::new(false);
+                markdown.set_columns(width.0.into());
+                markdown.push(text) + &markdown.finish()
+            }
+            _ => text.to_owned(),
+        }
     }
 
     /// An empty line, on a terminal only.

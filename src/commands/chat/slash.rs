@@ -1,7 +1,11 @@
-//! The commands of the chat: one entry each in [`COMMANDS`].
-use lapwing::text::nearest;
+//! The commands of the chat: tables of [`Slash`], one for each theme, joined in [`TABLES`]. `/help`, completion, hints
+//! and the word about an unknown command are made from them.
+use lapwing::text::{nearest, safe};
 
-use super::Chat;
+use super::{Chat, files, settings, show, turns};
+
+/// Every table of commands, in the order of `/help`.
+static TABLES: &[&[Slash]] = &[turns::COMMANDS, files::COMMANDS, settings::COMMANDS, show::COMMANDS];
 
 /// What the chat does after a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,88 +18,122 @@ pub enum Next {
     Leave,
 }
 
+/// How what follows a command is completed.
+#[derive(Clone, Copy)]
+pub enum Complete {
+    /// Not at all.
+    No,
+    /// As paths of files.
+    Files,
+    /// As one of these words.
+    Words(fn(&Chat) -> Vec<String>),
+}
+
 /// A command of the chat.
 pub struct Slash {
-    /// Its name, without the slash.
+    /// Its name, without the slash. One with a space (`lora add`) is a part of another command: `/help` leaves it to
+    /// `/help lora`.
     pub name: &'static str,
-    /// What follows the name, for people; empty when nothing does.
+    /// What follows the name, for people; empty when nothing may.
     pub args: &'static str,
-    /// One line for `/help`.
+    /// A few words for `/help`: with name and `args` at most 78 columns.
     pub help: &'static str,
+    /// How `args` are completed.
+    pub complete: Complete,
     /// Does it. The text is what followed the name, trimmed.
     pub run: fn(&mut Chat, &str) -> anyhow::Result<Next>,
 }
 
-/// All commands, in the order of `/help`.
-pub static COMMANDS: &[Slash] = &[
-    Slash { name: "help", args: "", help: "show this", run: help },
-    Slash { name: "clear", args: "", help: "forget the conversation and start anew", run: clear },
-    Slash { name: "stats", args: "", help: "tokens and times of the last answer", run: stats },
-    Slash { name: "exit", args: "", help: "leave (also Ctrl-D)", run: |_, _| Ok(Next::Leave) },
-];
-
-/// The command of this exact name.
-pub fn find(name: &str) -> Option<&'static Slash> {
-    COMMANDS.iter().find(|command| command.name == name)
+impl Slash {
+    /// How it is typed.
+    pub fn form(&self) -> String {
+        format!("/{} {}", self.name, self.args).trim_end().to_owned()
+    }
 }
 
-/// Runs the command typed (without its slash).
+/// All commands.
+pub fn commands() -> impl Iterator<Item = &'static Slash> + Clone {
+    TABLES.iter().copied().flatten()
+}
+
+/// The command that `typed` (without its slash) calls, the longest that fits, and what follows its name, not trimmed.
+pub fn find(typed: &str) -> Option<(&'static Slash, &str)> {
+    let rest = |name: &str| {
+        typed.strip_prefix(name).filter(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+    };
+    let fitting = commands().filter_map(|command| Some((command, rest(command.name)?)));
+    fitting.max_by_key(|(command, _)| command.name.len())
+}
+
+/// What the commands that are completed by words may be followed by.
+pub fn words(chat: &Chat) -> Vec<(&'static str, Vec<String>)> {
+    let words = |command: &Slash| match command.complete {
+        Complete::Words(words) => Some(words(chat)),
+        Complete::No | Complete::Files => None,
+    };
+    commands().filter_map(|command| Some((command.name, words(command)?))).collect()
+}
+
+/// Runs the command typed (without its slash). What it refuses is said, and the chat goes on.
 pub fn run(chat: &mut Chat, typed: &str) -> anyhow::Result<Next> {
-    let (name, rest) = typed.split_once(char::is_whitespace).unwrap_or((typed, ""));
-    let Some(command) = find(name) else {
-        let near = nearest(name, COMMANDS.iter().map(|c| c.name));
-        let near =
-            near.map_or_else(|| "/help lists them".to_owned(), |near| format!("did you mean /{near}?"));
-        chat.out.problem(&format!("no command /{}: {near}", lapwing::text::safe(name)))?;
+    let Some((command, rest)) = find(typed) else {
+        let name = typed.split_whitespace().next().unwrap_or_default();
+        let near = match nearest(name, commands().map(|c| c.name)) {
+            Some(near) => format!("did you mean /{near}?"),
+            None => "/help lists them".to_owned(),
+        };
+        chat.out.problem(&format!("no command /{}: {near}", safe(name)))?;
         return Ok(Next::Prompt);
     };
     if command.args.is_empty() && !rest.trim().is_empty() {
-        chat.out.problem(&format!("/{name} takes nothing after it"))?;
+        chat.out.problem(&format!("/{} takes nothing after it", command.name))?;
         return Ok(Next::Prompt);
     }
-    (command.run)(chat, rest.trim())
-}
-
-fn help(chat: &mut Chat, _: &str) -> anyhow::Result<Next> {
-    let form = |c: &Slash| format!("/{} {}", c.name, c.args).trim_end().to_owned();
-    let width = COMMANDS.iter().map(|c| form(c).len()).max().unwrap_or_default();
-    let mut text = String::new();
-    for command in COMMANDS {
-        text += &format!("{:width$}  {}\n", form(command), command.help);
+    match (command.run)(chat, rest.trim()) {
+        Err(error) if !super::ends_chat(&error) => {
+            chat.out.problem(&format!("{error:#}"))?;
+            Ok(Next::Prompt)
+        }
+        other => other,
     }
-    text += "Several lines: Alt-Enter, a \\ at the end of a line, or \"\"\" before and after.\n";
-    text += "Ctrl-C stops an answer; twice at the prompt, or Ctrl-D, leaves.";
-    chat.out.note(&text)?;
-    Ok(Next::Prompt)
 }
 
-fn clear(chat: &mut Chat, _: &str) -> anyhow::Result<Next> {
-    chat.conversation.clear();
-    chat.out.note("The conversation starts anew.")?;
-    Ok(Next::Prompt)
+/// The text of `/help`: what each command does, or with a name that command and its parts.
+pub fn help(name: &str) -> Option<String> {
+    let name = name.trim_start_matches('/');
+    let part = |c: &&Slash| match name {
+        "" => !c.name.contains(' '),
+        name => c.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(' ')),
+    };
+    let listed: Vec<_> = commands().filter(part).collect();
+    let width = listed.iter().map(|c| c.form().len()).max()?;
+    let line = |c: &&Slash| format!("{:width$}  {}", c.form(), c.help);
+    let mut text = listed.iter().map(line).collect::<Vec<_>>().join("\n");
+    if name.is_empty() {
+        text += "\nSeveral lines: Alt-Enter, \\ at the end, or \"\"\" around them. Ctrl-G: your editor.";
+    }
+    Some(text)
 }
 
-fn stats(chat: &mut Chat, _: &str) -> anyhow::Result<Next> {
-    let stats = chat.session.stats();
-    let seconds = |time: std::time::Duration| time.as_secs_f64();
-    let text = format!(
-        "prompt      {} tokens: {} from the cache, {} read in {:.2} s ({:.1}/s)\n\
-         answer      {} tokens in {:.2} s ({:.1}/s), the first after {:.2} s\n\
-         context     {} of {} tokens used\n\
-         load        {:.2} s",
-        stats.n_prompt,
-        stats.n_cached,
-        stats.n_eval,
-        seconds(stats.prefill),
-        stats.prefill_speed(),
-        stats.n_gen,
-        seconds(stats.decode),
-        stats.decode_speed(),
-        seconds(stats.first_token),
-        chat.session.tokens().len(),
-        chat.session.context(),
-        seconds(chat.session.engine().load_time()),
-    );
-    chat.out.note(&text)?;
-    Ok(Next::Prompt)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_fits_one_screen() {
+        let text = help("").unwrap();
+        // The last of 24 lines is for the prompt.
+        assert!(text.lines().count() <= 23, "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    }
+
+    #[test]
+    fn names_are_unique_and_the_longest_is_called() {
+        let mut names: Vec<_> = commands().map(|c| c.name).collect();
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]));
+        let (command, rest) = find("undo 3").unwrap();
+        assert_eq!((command.name, rest), ("undo", " 3"));
+        assert!(find("undone").is_none() && find("").is_none());
+    }
 }
