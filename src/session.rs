@@ -1,9 +1,9 @@
 //! One sequence of tokens with its cache: evaluates prompts, reusing what is already evaluated, and generates answers.
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+pub use lapwing_models::cancel::Cancel;
 use lapwing_models::decoder::{Want, Workspace, forward};
 use lapwing_models::kv_cache::{KvCache, KvType};
 use lapwing_models::lora::Stack;
@@ -19,27 +19,6 @@ use crate::text::StopFinder;
 
 /// Tokens evaluated together at most.
 pub const DEFAULT_BATCH: usize = 512;
-
-/// Stops a running evaluation or answer from another thread. Clones share one flag.
-#[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<AtomicBool>);
-
-impl Cancel {
-    /// Asks for a stop.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Takes the request back, before the next answer.
-    pub fn reset(&self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
-
-    /// Whether a stop was asked for.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// Shape of a session.
 #[derive(Clone, Debug)]
@@ -306,6 +285,8 @@ impl Session {
         let start = Instant::now();
         let n_cached = self.n_reusable(prompt);
         self.now.truncate(n_cached);
+        self.now.logits.clear();
+        self.workspace.set_cancel(cancel);
         self.stats = Stats { n_prompt: prompt.len(), n_cached, ..Stats::default() };
         let n_eval = prompt.len() - n_cached;
         let engine = Arc::clone(&self.engine);
@@ -313,9 +294,7 @@ impl Session {
             progress(0, n_eval);
             let mut rest = &prompt[n_cached..];
             while !rest.is_empty() {
-                if cancel.is_cancelled() {
-                    return Err(Error::new(Class::Interrupted, "interrupted while reading the prompt"));
-                }
+                cancel.check()?;
                 let (now, later) = rest.split_at(rest.len().min(self.batch));
                 rest = later;
                 let want = if rest.is_empty() { Want::Last } else { Want::None };
@@ -374,6 +353,7 @@ impl Session {
         if self.now.logits.is_empty() {
             return Err(Error::new(Class::Usage, "there is no prompt to answer").advice("evaluate one first"));
         }
+        self.workspace.set_cancel(cancel);
         let engine = Arc::clone(&self.engine);
         engine.team().scope(|| self.generate_here(chain, limits, cancel, receive))
     }
@@ -405,7 +385,10 @@ impl Session {
                     break Stop::Context;
                 }
                 let id = self.now.tokens[self.now.tokens.len() - 1];
-                self.advance(&[id], Want::Last)?;
+                match self.advance(&[id], Want::Last) {
+                    Err(error) if error.class == Class::Interrupted => break Stop::Cancelled,
+                    result => result?,
+                }
                 self.stats.n_decoded += 1;
             }
             let choice = chain.choose(&self.now.logits, &self.now.tokens);

@@ -6,7 +6,7 @@ use crate::linear_float::float_rows;
 use crate::low_rank::{Apply, LowRank};
 use crate::matvec::matvec;
 use crate::panel::matmul;
-use crate::team::{Scratch, SharedMut, Team, Worker};
+use crate::team::{Scratch, SharedMut, Team, Worker, pause};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -225,8 +225,9 @@ impl<'a> Deltas<'a> {
 
     /// t of delta `i`, `[tokens][rank]`, once every thread has done its part.
     fn t(&self, i: usize, threads: usize) -> &[f32] {
+        let mut spins = 0;
         while self.done.load(Ordering::Acquire) < threads {
-            std::hint::spin_loop();
+            pause(&mut spins);
         }
         // SAFETY: all writes came before the counts that were acquired, and none come after.
         unsafe { self.jobs[i].1.out.all() }

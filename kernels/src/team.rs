@@ -339,8 +339,8 @@ impl Shared {
     }
 }
 
-/// One turn of a loop that waits for work in progress.
-fn pause(spins: &mut u32) {
+/// One turn of a loop that waits for work in progress: spins at first, then yields to whoever has it to do.
+pub(crate) fn pause(spins: &mut u32) {
     if *spins < SPINS {
         *spins += 1;
         std::hint::spin_loop();

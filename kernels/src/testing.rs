@@ -1,6 +1,18 @@
 //! Helpers of this crate's tests.
 use crate::isa::Isa;
 use crate::team::Team;
+use proptest::test_runner::{Config as ProptestConfig, RngSeed};
+
+/// Properties are tried on the same `cases` cases in each run; others come with `PROPTEST_RNG_SEED=N`. A failing case is
+/// printed whole.
+pub fn repeatable(cases: u32) -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    let rng_seed = match usual.rng_seed {
+        RngSeed::Random => RngSeed::Fixed(1),
+        given => given,
+    };
+    ProptestConfig { cases, rng_seed, failure_persistence: None, ..usual }
+}
 
 /// A small deterministic generator (splitmix64).
 pub struct Random(u64);

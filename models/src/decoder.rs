@@ -15,6 +15,7 @@ use lapwing_kernels::rope::{RopeTable, rope};
 use lapwing_kernels::team::Team;
 
 use crate::arch::DecoderSpec;
+use crate::cancel::Cancel;
 use crate::kv_cache::KvCache;
 use crate::linear::Linear;
 use crate::lora::{OUTPUT, Resolved, Stack};
@@ -76,6 +77,8 @@ pub struct Workspace {
     logits: Vec<f32>,
     /// Adapters on the weights.
     stack: Resolved,
+    /// Looked at between the larger products.
+    cancel: Cancel,
 }
 
 impl Workspace {
@@ -104,6 +107,7 @@ impl Workspace {
             ropes: model.ropes().iter().map(|rope| Turns::new(rope, 0)).collect(),
             logits: Vec::new(),
             stack: Resolved::default(),
+            cancel: Cancel::default(),
         })
     }
 
@@ -111,6 +115,11 @@ impl Workspace {
     /// computed with those before: keep one cache for each [`Stack::key`].
     pub fn set_stack(&mut self, stack: &Stack) {
         self.stack = stack.resolve();
+    }
+
+    /// From the next call on, `cancel` ends it: a few times in each layer it is looked at.
+    pub fn set_cancel(&mut self, cancel: &Cancel) {
+        self.cancel = cancel.clone();
     }
 
     /// Most tokens of one batch.
@@ -146,8 +155,8 @@ impl Turns {
 ///
 /// # Errors
 /// [`Class::Usage`] when there are no tokens, one is not in the vocabulary, they pass the capacity of the cache or
-/// the cache is another model's; [`Class::Memory`]; [`Class::BadFile`] when a logit is not finite. The cache then
-/// holds what it held before.
+/// the cache is another model's; [`Class::Memory`]; [`Class::BadFile`] when a key, a value or a logit is not finite;
+/// [`Class::Interrupted`] when [cancelled](Workspace::set_cancel). The cache then holds what it held before.
 pub fn forward<'w>(
     model: &Model,
     team: &Team,
@@ -238,11 +247,13 @@ fn forward_batch(
         if i + 1 == weights.layers.len() {
             from = n - wanted;
         }
-        attend(model, team, ws, cache, i, n, from);
+        attend(model, team, ws, cache, i, n, from)?;
         if from == n {
             return Ok(());
         }
-        feed_forward(model, team, ws, layer, from..n);
+        ws.cancel.check()?;
+        feed_forward(model, team, ws, layer, from..n)?;
+        ws.cancel.check()?;
     }
 
     let x = &ws.x[from * width..n * width];
@@ -261,9 +272,13 @@ fn forward_batch(
     if all_finite(logits) {
         return Ok(());
     }
-    Err(Error::bad_file("the model computed a logit that is not a finite number; its weights are damaged")
-        .in_file(model.gguf().path())
-        .at(format!("positions {} to {}", cache.len() + from, cache.len() + n - 1)))
+    Err(not_finite(model, "logit", format!("positions {} to {}", cache.len() + from, cache.len() + n - 1)))
+}
+
+/// What `model` computed for `what` at this place cannot be used.
+fn not_finite(model: &Model, what: &str, at: String) -> Error {
+    let message = format!("the model computed a {what} that is not a finite number; its weights are damaged");
+    Error::bad_file(message).in_file(model.gguf().path()).at(at)
 }
 
 /// Writes the embeddings of `tokens` to the start of `x`.
@@ -288,7 +303,7 @@ fn attend(
     i: usize,
     n: usize,
     from: usize,
-) {
+) -> Result<()> {
     let (spec, layer) = (model.spec(), &model.weights().layers[i]);
     let (width, eps, dim, pos0) = (spec.width, spec.norm_eps, spec.head_dim, cache.len());
     let (heads, kv_heads, q_width, kv_width) = (spec.heads, spec.kv_heads, spec.q_width(), spec.kv_width());
@@ -317,11 +332,17 @@ fn attend(
     let (table, kind) = (&ws.ropes[which].table, spec.ropes[which].kind);
     rope(team, q, heads, dim, q_width, table, pos0, kind);
     rope(team, k, kv_heads, dim, kv_width, table, pos0, kind);
+    // The cache keeps what it can hold: there, what is wrong with a number could no longer be seen.
+    if !(all_finite(k) && all_finite(v)) {
+        let at = format!("layer {i}, positions {pos0} to {}", pos0 + n - 1);
+        return Err(not_finite(model, "key or value", at));
+    }
+    ws.cancel.check()?;
     cache.store(team, i, k, v);
 
     let m = n - from;
     if m == 0 {
-        return;
+        return Ok(());
     }
     let attended = &mut ws.attended[..m * q_width];
     let args = AttnArgs {
@@ -347,6 +368,7 @@ fn attend(
             add(x, h);
         }
     }
+    Ok(())
 }
 
 /// The second half of a layer, for tokens `rows` of the batch.
@@ -356,10 +378,9 @@ fn feed_forward(
     ws: &mut Workspace,
     layer: &LayerWeights,
     rows: std::ops::Range<usize>,
-) {
+) -> Result<()> {
     let spec = model.spec();
-    // `Workspace::new` has refused models without.
-    let Ok((ff, activation)) = spec.dense() else { return };
+    let (ff, activation) = spec.dense()?;
     let (m, width, eps) = (rows.len(), spec.width, spec.norm_eps);
     let x = &mut ws.x[rows.start * width..rows.end * width];
     let h = &mut ws.h[..m * width];
@@ -376,6 +397,7 @@ fn feed_forward(
             product(model, &layer.up, &of_up, up, false),
         ],
     );
+    ws.cancel.check()?;
     gate_with(team, activation, gate, up, gated);
     ws.acts.set(team, gated, m, ff);
     match &layer.ffn_post_norm {
@@ -387,6 +409,7 @@ fn feed_forward(
             add(x, h);
         }
     }
+    Ok(())
 }
 
 /// One product of all tokens held in the activations, `out` being `[n][rows]`.

@@ -2,6 +2,7 @@
 //!
 //! Uses `lapwing-kernels` for all arithmetic. Never touches threads, instruction sets or the terminal.
 pub mod arch;
+pub mod cancel;
 pub mod chat_template;
 pub mod decoder;
 pub mod error;

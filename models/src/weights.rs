@@ -223,7 +223,8 @@ impl<'a> Finder<'a> {
     fn gate_up(&mut self, width: usize, ff: usize, i: usize) -> Result<[Linear; 2]> {
         let name = |part: &str| format!("blk.{i}.{part}");
         let (gate, up) = (name("ffn_gate.weight"), name("ffn_up.weight"));
-        let both = self.gguf.tensor(&up).is_some_and(|t| t.shape == [width, 2 * ff]);
+        // A lone `up` of its own size misses its gate; of any other size it has to be both.
+        let both = self.gguf.tensor(&up).is_some_and(|t| t.shape != [width, ff]);
         if both && !self.has(&gate) {
             return self.fused(&up, width, [ff, ff]);
         }

@@ -31,6 +31,12 @@ impl Interrupt {
         Ok(this)
     }
 
+    /// Ctrl-C cancels from now on: for commands that put things in order before they end.
+    pub fn into_cancel(self) -> Cancel {
+        self.answering.store(true, Ordering::SeqCst);
+        self.cancel
+    }
+
     /// Until the guard is dropped, Ctrl-C cancels instead of ending the program.
     pub fn guard(&self) -> Guard<'_> {
         self.cancel.reset();

@@ -1,6 +1,7 @@
 //! What the commands that write a model share: the options of the target, rows made on several threads, progress.
 use std::path::PathBuf;
 
+use lapwing_models::cancel::Cancel;
 use lapwing_models::gguf::{Split, Stream, Writer};
 use lapwing_models::{Class, Error, Result};
 
@@ -46,8 +47,8 @@ impl Target {
         writer
     }
 
-    /// Begins to write rows.
-    pub fn rows(&self, writer: Writer, ui: &Ui) -> Result<Rows> {
+    /// Begins to write rows, until `cancel` says to stop: the unfinished file then disappears.
+    pub fn rows(&self, writer: Writer, ui: &Ui, cancel: &Cancel) -> Result<Rows> {
         let bar = if ui.shows_progress() {
             let style = indicatif::ProgressStyle::with_template(
                 "{bytes:>10} of {total_bytes} {bar:40} {bytes_per_sec}",
@@ -58,7 +59,8 @@ impl Target {
             indicatif::ProgressBar::hidden()
         };
         let threads = self.threads.map_or_else(lapwing_models::os::default_threads, usize::from);
-        Ok(Rows { stream: writer.start()?, threads, made: Vec::new(), next: Vec::new(), bar, bytes: 0 })
+        let (made, next) = (Vec::new(), Vec::new());
+        Ok(Rows { stream: writer.start()?, threads, made, next, bar, bytes: 0, cancel: cancel.clone() })
     }
 }
 
@@ -75,6 +77,7 @@ pub struct Rows {
     next: Vec<u8>,
     bar: indicatif::ProgressBar,
     bytes: u64,
+    cancel: Cancel,
 }
 
 impl Rows {
@@ -89,6 +92,7 @@ impl Rows {
         let share = (CHUNK / row_bytes).max(1);
         let mut first = 0;
         while first < rows {
+            self.cancel.check()?;
             let now = (rows - first).min(share * self.threads);
             self.next.resize(now * row_bytes, 0);
             // Even shares, so that no thread of the last round waits for a larger one.

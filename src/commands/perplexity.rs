@@ -2,14 +2,11 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use lapwing::perplexity::{Base, Comparison, LogitsReader, Report, run as evaluate, tokens};
-use lapwing_kernels::isa::Isa;
-use lapwing_kernels::team::Team;
-use lapwing_models::kv_cache::KvType;
-use lapwing_models::model::{Model, OpenOptions};
-use lapwing_models::{Class, Error, os};
+use lapwing::perplexity::{Base, Comparison, Evaluation, LogitsReader, Report, run as evaluate, tokens};
+use lapwing_models::Error;
 
-use super::{ModelArg, ModelOptions, Output, Ui};
+use super::interrupt::Interrupt;
+use super::{ModelArg, ModelOptions, Output, Ui, load};
 
 /// Arguments of `lapwing perplexity`.
 #[derive(clap::Args, Debug)]
@@ -37,21 +34,12 @@ const CONTEXT: usize = 512;
 
 /// Runs the command.
 pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
+    let cancel = Interrupt::install()?.into_cancel();
     let options = &args.options;
-    let kv_type = KvType::from_name(&options.kv_type).ok_or_else(|| {
-        let known: Vec<_> = KvType::ALL.iter().map(|ty| ty.name()).collect();
-        Error::new(Class::Usage, "unknown cache type").expected_got(known.join(", "), &options.kv_type)
-    })?;
-    let isa = match &options.isa {
-        None => Isa::best(),
-        Some(name) => {
-            name.parse().map_err(|_| Error::new(Class::Usage, "unknown instruction set").at(name))?
-        }
-    };
-    let model =
-        Model::open(args.model.file()?, &OpenOptions { mmap: !options.no_mmap, ..Default::default() })?;
-    let team = Team::new(options.threads.map_or_else(os::default_threads, usize::from), isa)
-        .map_err(|e| Error::new(Class::Usage, e.to_string()))?;
+    let kv_type = load::kv_type(&options.kv_type)?;
+    let engine = load::engine(&args.model.file()?, options)?;
+    let model = engine.model();
+    let stack = load::stack(model, engine.team(), &options.lora)?;
     let (base, mut n_ctx) = match &args.kl_divergence_base {
         None => (Base::None, None),
         Some(path) if args.kl_divergence => {
@@ -71,7 +59,7 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
                     .in_file(file)
                     .at(format!("byte {}", e.utf8_error().valid_up_to()))
             })?;
-            tokens(&model, &text, n_ctx, args.chunks)?
+            tokens(model, &text, n_ctx, args.chunks)?
         }
         None => Vec::new(),
     };
@@ -80,9 +68,17 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
         if shows {
             eprint!("\rchunk {done} of {all}, perplexity {ppl:.3}{}", if done == all { "\n" } else { "" });
         }
-        true
     };
-    let report = evaluate(&model, &team, kv_type, &tokens, n_ctx, args.chunks, base, progress)?;
+    let evaluation = Evaluation {
+        engine: &engine,
+        stack: &stack,
+        kv_type,
+        tokens: &tokens,
+        n_ctx,
+        max_chunks: args.chunks,
+        cancel: &cancel,
+    };
+    let report = evaluate(&evaluation, base, progress)?;
     print(&report, ui)?;
     Ok(())
 }

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use lapwing_kernels::TensorType;
 use lapwing_kernels::format::{EncodeError, decode_row, encode_row};
 use lapwing_kernels::team::Team;
+use lapwing_models::cancel::Cancel;
 use lapwing_models::gguf::{Gguf, OpenOptions, Tensor};
 use lapwing_models::lora::{Change, Combined, EMBEDDING, OUTPUT};
 use lapwing_models::mix::Mix;
 use lapwing_models::{Class, Error, Result};
 
+use super::interrupt::Interrupt;
 use super::output_file::{self, Target};
 use super::{ModelArg, Ui};
 
@@ -43,7 +45,8 @@ fn can_encode(ty: TensorType) -> bool {
 /// Runs the command.
 pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
     let gguf = Gguf::open(args.model.file()?, &OpenOptions::default())?;
-    let (paths, bytes) = write(&gguf, args.mix, &args.target, None, ui)?;
+    let cancel = Interrupt::install()?.into_cancel();
+    let (paths, bytes) = write(&gguf, args.mix, &args.target, None, ui, &cancel)?;
     output_file::report(&paths, bytes, args.mix.name(), ui);
     Ok(())
 }
@@ -56,6 +59,7 @@ pub fn write(
     target: &Target,
     stack: Option<(&Combined<'_>, &Team)>,
     ui: &Ui,
+    cancel: &Cancel,
 ) -> Result<(Vec<PathBuf>, u64)> {
     let mut writer = target.writer();
     for (key, value) in gguf.entries() {
@@ -89,7 +93,7 @@ pub fn write(
     for (name, t) in &tensors {
         writer.tensor(name, target_type(name, t), t.shape)?;
     }
-    let mut rows = target.rows(writer, ui)?;
+    let mut rows = target.rows(writer, ui, cancel)?;
     for (name, t) in &tensors {
         let change = stack.and_then(|(stack, team)| stack.change(team, name));
         convert(&mut rows, gguf, t, target_type(name, t), change.as_ref())?;

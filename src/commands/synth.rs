@@ -3,6 +3,7 @@ use lapwing_models::synth::{OPTIONS, Shape, Synth};
 use lapwing_models::{Class, Error, mix::Mix};
 
 use super::Ui;
+use super::interrupt::Interrupt;
 use super::output_file::{self, Target};
 
 /// Arguments of `lapwing synth`.
@@ -57,7 +58,8 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
     for t in synth.tensors() {
         writer.tensor(&t.name, t.ty, &t.shape)?;
     }
-    let mut rows = args.target.rows(writer, ui)?;
+    let cancel = Interrupt::install()?.into_cancel();
+    let mut rows = args.target.rows(writer, ui, &cancel)?;
     for (i, t) in synth.tensors().iter().enumerate() {
         rows.tensor(t.rows(), t.row_bytes(), |first, out| {
             synth.fill(i, first, out);

@@ -11,12 +11,15 @@ pub use statistics::{Comparison, Report};
 
 use std::path::Path;
 
-use lapwing_kernels::team::Team;
+use lapwing_models::cancel::Cancel;
 use lapwing_models::decoder::{Want, Workspace, forward};
 use lapwing_models::kv_cache::{KvCache, KvType};
+use lapwing_models::lora::Stack;
 use lapwing_models::model::Model;
 use lapwing_models::{Class, Error, Result};
 use statistics::{Against, Tally};
+
+use crate::engine::Engine;
 
 /// Most bytes of logits that are held at once.
 const LOGITS_BYTES: usize = 64 << 20;
@@ -53,24 +56,37 @@ pub fn tokens(model: &Model, text: &str, n_ctx: usize, max_chunks: Option<usize>
     Ok(tokens)
 }
 
-/// Evaluates `tokens`, whole chunks of `n_ctx`; with [`Base::Compare`] the file's own tokens and context are taken
-/// instead (`tokens` may be empty then), no more chunks than `max_chunks`. After each chunk `progress` hears of the
-/// number of chunks done, of all, and the perplexity so far; when it answers false, the work ends.
+/// What is evaluated, and how.
+pub struct Evaluation<'a> {
+    /// The model and its team.
+    pub engine: &'a Engine,
+    /// Adapters on the model.
+    pub stack: &'a Stack,
+    /// Type of the numbers in the cache.
+    pub kv_type: KvType,
+    /// Whole chunks of `n_ctx` tokens.
+    pub tokens: &'a [u32],
+    /// Tokens of a chunk.
+    pub n_ctx: usize,
+    /// Chunks to evaluate at most.
+    pub max_chunks: Option<usize>,
+    /// Ends the work early.
+    pub cancel: &'a Cancel,
+}
+
+/// Evaluates the tokens; with [`Base::Compare`] the file's own tokens and context are taken instead (`tokens` may be
+/// empty then). After each chunk `progress` hears of the number of chunks done, of all, and the perplexity so far.
 ///
 /// # Errors
 /// What [`forward`] and the logits file find wrong; [`Class::Usage`] when the file is of another vocabulary or text;
-/// [`Class::Interrupted`].
-#[allow(clippy::too_many_arguments)] // Two of them are callbacks; a struct of them would be used once.
+/// [`Class::Interrupted`]. Then no logits file is left.
 pub fn run(
-    model: &Model,
-    team: &Team,
-    kv_type: KvType,
-    tokens: &[u32],
-    n_ctx: usize,
-    max_chunks: Option<usize>,
+    evaluation: &Evaluation,
     base: Base<'_>,
-    mut progress: impl FnMut(usize, usize, f64) -> bool,
+    mut progress: impl FnMut(usize, usize, f64),
 ) -> Result<Report> {
+    let &Evaluation { engine, stack, kv_type, tokens, n_ctx, max_chunks, cancel } = evaluation;
+    let (model, team) = (engine.model(), engine.team());
     let n_vocab = model.spec().vocab;
     let mut header = Header { n_ctx, n_vocab, tokens: tokens.to_vec() };
     let mut sink = match base {
@@ -87,6 +103,8 @@ pub fn run(
 
     let mut cache = KvCache::new(model.spec(), kv_type, n_ctx)?;
     let mut ws = Workspace::new(model, n_ctx)?;
+    ws.set_stack(stack);
+    ws.set_cancel(cancel);
     let rows_at_once = (LOGITS_BYTES / 4 / n_vocab).clamp(16, 512);
     let mut tally = Tally::default();
     let tokenizer = model.tokenizer();
@@ -105,9 +123,7 @@ pub fn run(
                 next += 1;
             }
         }
-        if !progress(i + 1, chunks, tally.ppl()) {
-            return Err(Error::new(Class::Interrupted, "interrupted"));
-        }
+        progress(i + 1, chunks, tally.ppl());
     }
     Ok(match sink {
         Sink::None => tally.report(chunks * n_ctx, chunks, None),

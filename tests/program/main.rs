@@ -4,6 +4,9 @@
 mod bad_input;
 mod chat;
 mod common;
+#[cfg(unix)]
+mod interrupted;
+mod perplexity;
 mod pipes;
 #[cfg(unix)]
 mod privacy;

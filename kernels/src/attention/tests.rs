@@ -1,7 +1,7 @@
 use super::*;
 use crate::isa::Isa;
 use crate::kv::{BLOCK, KvShape, store};
-use crate::testing::{Random, teams};
+use crate::testing::{Random, repeatable, teams};
 use proptest::prelude::*;
 
 /// A sequence in a cache, with the queries that belong to it.
@@ -223,7 +223,7 @@ fn huge_scores_do_not_overflow() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(repeatable(24))]
 
     #[test]
     fn any_shape_agrees_with_f64_and_itself(

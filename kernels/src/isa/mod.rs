@@ -12,6 +12,7 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod portable;
 mod scalar;
 mod simd;
 #[cfg(target_arch = "x86_64")]
@@ -19,6 +20,7 @@ mod x86;
 
 #[cfg(target_arch = "aarch64")]
 pub use neon::{Neon, NeonDotprod, NeonI8mm};
+pub use portable::Portable;
 pub use scalar::Scalar;
 pub use simd::{Bytes, Dots, Floats, Levels, Op, Panel, Simd, WIDE_OFFSET};
 #[cfg(target_arch = "x86_64")]
@@ -123,6 +125,8 @@ macro_rules! isas {
 isas! {
     /// Plain loops: the oracle of all others.
     Scalar = "scalar";
+    /// The vectors of the family's baseline.
+    Portable = "portable";
     /// 256-bit vectors.
     Avx2 = "avx2", if target_arch = "x86_64";
     /// 256-bit vectors with 8-bit dot products.
@@ -148,9 +152,11 @@ impl Isa {
         Self::ALL.iter().copied().filter(|isa| isa.is_available())
     }
 
-    /// Whether multiply-add rounds once: then all results equal those of [`Isa::Scalar`] bit by bit.
+    /// Whether multiply-add rounds once: then all results equal those of [`Isa::Scalar`] bit by bit. The baseline of
+    /// x86-64 lacks it.
     pub const fn is_fused(self) -> bool {
-        true
+        let baseline = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
+        baseline || !matches!(self, Isa::Portable)
     }
 
     /// The fastest instruction set of this machine.

@@ -149,9 +149,11 @@ fn impossible_requests_change_nothing() {
     );
 }
 
-/// Other instruction sets sum in another order, but compute the same model.
+/// Instruction sets compute the same bits. Only what has no fused multiply-add rounds in its own way; that moves some
+/// activations to the next of their 8-bit steps, which costs what their quantisation costs anyway: a divergence of about
+/// 0.004 (with f32 weights, where nothing is quantised, 4e-7 were measured).
 #[test]
-fn instruction_sets_agree_closely() {
+fn instruction_sets_agree() {
     let Some(path) = crate::common::model(SMOLLM2) else { return };
     let model = open(&path);
     let tokens = &ids(&golden("smollm2.json")["text_512"]["tokens"])[..12];
@@ -159,10 +161,24 @@ fn instruction_sets_agree_closely() {
         let team = Team::new(2, isa).unwrap();
         logits(&model, &team, tokens, KvType::F16, &[5, 1]).into_iter().map(f32::from_bits).collect()
     };
+    let log_softmax = |row: &[f32]| -> Vec<f64> {
+        let sum: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
+        row.iter().map(|&x| f64::from(x) - sum.ln()).collect()
+    };
+    let divergence = |a: &[f32], b: &[f32]| -> f64 {
+        log_softmax(a).iter().zip(log_softmax(b)).map(|(a, b)| a.exp() * (a - b)).sum()
+    };
     let scalar = logits_of(Isa::Scalar);
     for isa in Isa::available() {
-        let worst = logits_of(isa).iter().zip(&scalar).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        println!("{isa}: largest difference of a logit from scalar {worst:.1e}");
-        assert!(worst < 0.1, "{isa}: {worst}");
+        let other = logits_of(isa);
+        if isa.is_fused() {
+            assert!(other == scalar, "{isa}");
+            continue;
+        }
+        for (a, b) in scalar.chunks_exact(model.spec().vocab).zip(other.chunks_exact(model.spec().vocab)) {
+            let divergence = divergence(a, b);
+            println!("{isa}: divergence from scalar {divergence:.1e}");
+            assert!(divergence < 0.03, "{isa}: {divergence}");
+        }
     }
 }

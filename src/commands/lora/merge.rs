@@ -41,19 +41,18 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
-    let interrupt = Interrupt::install()?;
+    let cancel = Interrupt::install()?.into_cancel();
     let text = args.text.as_deref().map(read_text).transpose()?;
     let engine = Engine::open(&args.model.file()?, &EngineOptions::default())?;
     let (model, team) = (engine.model(), engine.team());
     let adapters = load::adapters(&args.lora)?;
     let combined = model.combine(&adapters)?;
     let stack = Some((&combined, team));
-    let (written, bytes) = quantize::write(model.gguf(), args.mix, &args.target, stack, ui)?;
+    let (written, bytes) = quantize::write(model.gguf(), args.mix, &args.target, stack, ui, &cancel)?;
 
     let mut found = None;
     if args.tokens > 0 {
         let stack = load::stack_of(model, team, &adapters, TensorType::F32)?;
-        let guard = interrupt.guard();
         let tokens = match &text {
             Some(text) => {
                 let tokenizer = model.tokenizer();
@@ -63,7 +62,7 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
                 tokens.truncate(args.tokens);
                 tokens
             }
-            None => own_text(&engine, &stack, args.tokens, guard.cancel())?,
+            None => own_text(&engine, &stack, args.tokens, &cancel)?,
         };
         let merged = Model::open(&written[0], &OpenOptions::default())?;
         let of_stack = Tuned { model, stack: &stack };
@@ -71,7 +70,7 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
             let bar = ui::Progress::new(ui, what);
             let progress = |done, of| {
                 bar.set(done, of);
-                !guard.cancel().is_cancelled()
+                !cancel.is_cancelled()
             };
             let found = divergence(team, of_stack, other, &tokens, 0, progress);
             bar.finish();
