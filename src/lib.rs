@@ -6,11 +6,14 @@
 #![warn(missing_docs)]
 
 pub mod branches;
+pub mod constraint;
 pub mod conversation;
 pub mod cost;
 pub mod divergence;
 pub mod engine;
+mod generate;
 pub mod logprobs;
+pub mod lookup;
 pub mod perplexity;
 pub mod sampler;
 pub mod saved;
@@ -19,3 +22,4 @@ pub mod session;
 mod snapshots;
 pub mod synthetic;
 pub mod text;
+pub mod thinking;

@@ -1,5 +1,4 @@
 //! One sequence of tokens with its cache: evaluates prompts, reusing what is already evaluated, and generates answers.
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,15 +6,13 @@ pub use lapwing_models::cancel::Cancel;
 use lapwing_models::decoder::{Want, Workspace, forward};
 use lapwing_models::kv_cache::{KvCache, KvType};
 use lapwing_models::lora::Stack;
-use lapwing_models::tokenizer::StreamDecoder;
 use lapwing_models::{Class, Error, Result, os};
 
+use crate::constraint::Grammar;
 use crate::cost::default_context;
 use crate::engine::Engine;
-use crate::logprobs::{TokenLogprob, top_logprobs};
-use crate::sampler::Chain;
+use crate::logprobs::TokenLogprob;
 use crate::snapshots::{Evaluated, Snapshots};
-use crate::text::StopFinder;
 
 /// Tokens evaluated together at most.
 pub const DEFAULT_BATCH: usize = 512;
@@ -64,8 +61,12 @@ pub struct Stats {
     pub n_eval: usize,
     /// Tokens generated, the end token not counted.
     pub n_gen: usize,
-    /// Forward passes between the generated tokens.
+    /// Tokens evaluated between the generated ones; without guesses one in each forward pass.
     pub n_decoded: usize,
+    /// Tokens guessed ahead, with [`Limits::lookup`].
+    pub n_guessed: usize,
+    /// Of those, the ones that came true.
+    pub n_guessed_right: usize,
     /// Time to evaluate the prompt.
     pub prefill: Duration,
     /// Time from the first generated token to the end.
@@ -102,6 +103,11 @@ pub struct Limits {
     pub stops: Vec<String>,
     /// How many of the most likely tokens to report at each step, with the chosen one.
     pub logprobs: usize,
+    /// The form that the answer must have. It then ends where the form does, also with `ignore_eos`, and is brought to
+    /// an end where `predict` or the context would cut it.
+    pub grammar: Option<Grammar>,
+    /// Guess ahead what the text has said before: faster where answers quote, and never another answer.
+    pub lookup: bool,
 }
 
 /// Why an answer ended.
@@ -109,6 +115,8 @@ pub struct Limits {
 pub enum Stop {
     /// The model ended its turn with this token.
     End(u32),
+    /// Nothing may follow in the form asked for.
+    Complete,
     /// As many tokens as asked for.
     Limit,
     /// A stop text.
@@ -123,7 +131,7 @@ impl Stop {
     /// Stable name, as in `run -o json`.
     pub fn name(&self) -> &'static str {
         match self {
-            Stop::End(_) => "eos",
+            Stop::End(_) | Stop::Complete => "eos",
             Stop::Limit => "length",
             Stop::Text(_) => "stop",
             Stop::Context => "context",
@@ -157,12 +165,13 @@ pub struct Answer {
 
 /// A sequence of tokens, evaluated as far as the cache reaches.
 pub struct Session {
-    engine: Arc<Engine>,
-    workspace: Workspace,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) workspace: Workspace,
     batch: usize,
-    /// The sequence as far as it is evaluated under the present stack.
-    now: Evaluated,
-    stats: Stats,
+    /// The sequence as far as it is evaluated under the present stack. While an answer is generated, its logits are one
+    /// row for each token of the last evaluation that needs one.
+    pub(crate) now: Evaluated,
+    pub(crate) stats: Stats,
     stack: Stack,
     /// What was evaluated under other stacks.
     snapshots: Snapshots,
@@ -327,8 +336,8 @@ impl Session {
         Ok(())
     }
 
-    /// Evaluates tokens after those in the cache; keeps the logits of the last one if wanted.
-    fn advance(&mut self, ids: &[u32], want: Want) -> Result<()> {
+    /// Evaluates tokens after those in the cache; keeps the logits wanted.
+    pub(crate) fn advance(&mut self, ids: &[u32], want: Want) -> Result<()> {
         let (model, team) = (self.engine.model(), self.engine.team());
         let logits = forward(model, team, &mut self.workspace, &mut self.now.cache, ids, want)?;
         self.now.logits.clear();
@@ -337,94 +346,6 @@ impl Session {
         self.now.tokens.truncate(held);
         self.now.tokens.extend_from_slice(ids);
         Ok(())
-    }
-
-    /// Generates an answer to what [`Session::eval`] evaluated, giving each token to `receive` as it comes.
-    ///
-    /// # Errors
-    /// What the forward pass or the sampling reports. A cancelled answer is no error.
-    pub fn generate(
-        &mut self,
-        chain: &mut Chain,
-        limits: &Limits,
-        cancel: &Cancel,
-        receive: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
-    ) -> Result<Answer> {
-        if self.now.logits.is_empty() {
-            return Err(Error::new(Class::Usage, "there is no prompt to answer").advice("evaluate one first"));
-        }
-        self.workspace.set_cancel(cancel);
-        let engine = Arc::clone(&self.engine);
-        engine.team().scope(|| self.generate_here(chain, limits, cancel, receive))
-    }
-
-    fn generate_here(
-        &mut self,
-        chain: &mut Chain,
-        limits: &Limits,
-        cancel: &Cancel,
-        receive: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
-    ) -> Result<Answer> {
-        let engine = Arc::clone(&self.engine);
-        let tokenizer = engine.model().tokenizer();
-        let mut decoder = StreamDecoder::new(tokenizer);
-        let mut finder = StopFinder::new(limits.stops.iter().cloned());
-        let mut answer =
-            Answer { ids: Vec::new(), text: String::new(), stop: Stop::Limit, logprobs: Vec::new() };
-        let start = Instant::now();
-        let mut first = None;
-        answer.stop = loop {
-            if limits.predict.is_some_and(|most| answer.ids.len() >= most) {
-                break Stop::Limit;
-            }
-            if cancel.is_cancelled() {
-                break Stop::Cancelled;
-            }
-            if self.now.tokens.len() > self.now.cache.len() {
-                if self.now.cache.len() == self.context() {
-                    break Stop::Context;
-                }
-                let id = self.now.tokens[self.now.tokens.len() - 1];
-                match self.advance(&[id], Want::Last) {
-                    Err(error) if error.class == Class::Interrupted => break Stop::Cancelled,
-                    result => result?,
-                }
-                self.stats.n_decoded += 1;
-            }
-            let choice = chain.choose(&self.now.logits, &self.now.tokens);
-            first.get_or_insert_with(Instant::now);
-            self.now.tokens.push(choice.id);
-            if tokenizer.is_eog(choice.id) && !limits.ignore_eos {
-                break Stop::End(choice.id);
-            }
-            answer.ids.push(choice.id);
-            if limits.logprobs > 0 {
-                answer.logprobs.push(top_logprobs(&self.now.logits, choice.id, limits.logprobs));
-            }
-            let (text, stop) = finder.push(&decoder.push(choice.id));
-            answer.text += &text;
-            if receive(&Piece { id: Some(choice.id), text: &text }).is_break() {
-                break Stop::Cancelled;
-            }
-            if let Some(stop) = stop {
-                break Stop::Text(stop);
-            }
-        };
-        if !matches!(answer.stop, Stop::Text(_)) {
-            let (mut rest, stop) = finder.push(&decoder.finish());
-            match stop {
-                Some(stop) => answer.stop = Stop::Text(stop),
-                None => rest += &finder.finish(),
-            }
-            answer.text += &rest;
-            // The answer has ended: that the receiver had enough changes nothing.
-            let _ = receive(&Piece { id: None, text: &rest });
-        }
-        let first = first.unwrap_or(start);
-        self.stats.n_gen = answer.ids.len();
-        self.stats.first_token = self.stats.prefill + (first - start);
-        self.stats.decode = first.elapsed();
-        Ok(answer)
     }
 
     /// Forgets the tokens from position `len` on.

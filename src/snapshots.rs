@@ -6,7 +6,7 @@ use lapwing_models::lora::StackKey;
 pub(crate) struct Evaluated {
     /// Keys and values of the first `cache.len()` tokens.
     pub cache: KvCache,
-    /// The sequence; at most its last token is not in the cache.
+    /// The sequence; a few tokens at its end may not be in the cache.
     pub tokens: Vec<u32>,
     /// Logits after the last token in the cache, `[n_vocab]`; empty before the first evaluation.
     pub logits: Vec<f32>,

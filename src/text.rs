@@ -34,7 +34,7 @@ pub fn safe(text: &str) -> std::borrow::Cow<'_, str> {
 #[derive(Clone, Debug, Default)]
 pub struct StopFinder {
     stops: Vec<String>,
-    /// Text not passed on yet: a proper prefix of a stop text, or empty.
+    /// Text not passed on yet: a proper prefix of a stop text, or what came behind one.
     held: String,
 }
 
@@ -57,8 +57,9 @@ impl StopFinder {
         // `min_by_key` keeps the first of equals, which is the longest.
         if let Some((at, stop)) = found.min_by_key(|&(at, _)| at) {
             let stop = stop.clone();
+            let behind = self.held.split_off(at + stop.len());
             self.held.truncate(at);
-            return (std::mem::take(&mut self.held), Some(stop));
+            return (std::mem::replace(&mut self.held, behind), Some(stop));
         }
         let may_start = |at: usize| {
             let tail = &self.held[at..];
@@ -69,7 +70,7 @@ impl StopFinder {
         (std::mem::replace(&mut self.held, held), None)
     }
 
-    /// What was held back, at the end of the stream.
+    /// What was held back, at the end of the stream; after a stop text what came behind it.
     pub fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
@@ -159,6 +160,7 @@ mod tests {
     fn the_earliest_then_the_longest_stop_text_wins() {
         let mut finder = StopFinder::new(["b".to_owned(), "bc".to_owned(), "a".to_owned()]);
         assert_eq!(finder.push("xbcab"), ("x".to_owned(), Some("bc".to_owned())));
+        assert_eq!(finder.finish(), "ab");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! From options to a loaded engine, its sampler settings and its chat template.
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
+use lapwing::constraint::Grammar;
 use lapwing::engine::{Engine, EngineOptions, parse_isa};
 use lapwing::sampler::Settings;
 use lapwing::session::{Session, SessionOptions};
@@ -13,7 +15,7 @@ use lapwing_models::lora::{Adapter, DEFAULT_FACTORS, Stack, check_scale};
 use lapwing_models::model::Model;
 use lapwing_models::{Class, Error, Result};
 
-use super::{ModelOptions, SamplerOptions, Ui};
+use super::{ModelOptions, SamplerOptions, TemplateOptions, Ui};
 
 /// The model at `path`, loaded as asked.
 pub fn engine(path: &Path, options: &ModelOptions) -> Result<Arc<Engine>> {
@@ -121,10 +123,43 @@ pub fn settings(engine: &Engine, options: &SamplerOptions, ui: &Ui) -> Result<Se
     options.apply(base)
 }
 
-/// The model's chat template, or one that works in its place; that is said.
-pub fn template(engine: &Engine, ui: &Ui) -> Result<ChatTemplate> {
+/// The JSON schema in a file, compiled for this model.
+pub fn json_schema(engine: &Arc<Engine>, file: &Path) -> Result<Grammar> {
+    Grammar::json_schema(engine, &text(file, "read the JSON schema")?).map_err(|error| error.in_file(file))
+}
+
+/// The grammar in a file, compiled for this model.
+pub fn grammar(engine: &Arc<Engine>, file: &Path) -> Result<Grammar> {
+    Grammar::text(engine, &text(file, "read the grammar")?).map_err(|error| error.in_file(file))
+}
+
+/// The JSON schema or the grammar in a file: a schema begins with a brace, and no grammar does.
+pub fn form(engine: &Arc<Engine>, file: &Path) -> Result<Grammar> {
+    let schema = text(file, "read the schema")?.trim_start().starts_with('{');
+    if schema { json_schema(engine, file) } else { grammar(engine, file) }
+}
+
+/// The text of a file that may be anything: at most a little more than any use of it allows.
+fn text(file: &Path, doing: &str) -> Result<String> {
+    let failed = |error| Error::io(doing, file, &error);
+    let mut text = String::new();
+    let open = std::fs::File::open(file).map_err(failed)?;
+    open.take(lapwing::constraint::LONGEST as u64 + 1).read_to_string(&mut text).map_err(failed)?;
+    Ok(text)
+}
+
+/// The chat template asked for, else the model's own, or one that works in its place; that is said.
+pub fn template(engine: &Engine, options: &TemplateOptions, ui: &Ui) -> Result<ChatTemplate> {
     let model = engine.model();
-    let template = ChatTemplate::for_model(model.chat_template_source()?, model.tokenizer())?;
+    let mut template = match &options.chat_template_file {
+        // Who names a template wants that one or none.
+        Some(file) => ChatTemplate::new(&text(file, "read the chat template")?, model.tokenizer())
+            .map_err(|error| error.in_file(file))?,
+        None => ChatTemplate::for_model(model.chat_template_source()?, model.tokenizer())?,
+    };
+    for (name, value) in options.chat_template_kwargs.iter().flatten() {
+        template.set_variable(name, value.clone());
+    }
     if let Some(why) = template.fallback()
         && !ui.quiet
     {

@@ -1,8 +1,13 @@
 //! Options that several commands share (flatten them into a command's `Args`).
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches};
+use lapwing::engine::Engine;
 use lapwing::sampler::{Param, Preset, Settings, params};
+use lapwing::session::Limits;
+
+use super::load;
 
 /// How a model is loaded and computed.
 #[derive(Args, Clone, Debug)]
@@ -108,6 +113,57 @@ impl FromArgMatches for SamplerOptions {
         *self = Self::from_arg_matches(matches)?;
         Ok(())
     }
+}
+
+/// What an answer may be, and where it ends.
+#[derive(Args, Clone, Debug)]
+pub struct AnswerOptions {
+    /// End answers where this text comes, without it (repeatable)
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Go on when the model ends its answer
+    #[arg(long)]
+    ignore_eos: bool,
+    /// File with a JSON schema: answers are JSON that it allows, and whole
+    #[arg(long, alias = "json-schema-file", value_name = "FILE", conflicts_with = "grammar")]
+    json_schema: Option<PathBuf>,
+    /// File with a grammar for the answers, in GBNF or Lark
+    #[arg(long, alias = "grammar-file", value_name = "FILE")]
+    grammar: Option<PathBuf>,
+    /// Guess ahead what the text has said before: faster where answers quote it, and never another answer
+    #[arg(long)]
+    lookup: bool,
+}
+
+impl AnswerOptions {
+    /// The limits of answers of `predict` tokens at most.
+    ///
+    /// # Errors
+    /// When the schema or the grammar cannot be read or used.
+    pub fn limits(&self, engine: &Arc<Engine>, predict: Option<usize>) -> lapwing_models::Result<Limits> {
+        let grammar = match (&self.json_schema, &self.grammar) {
+            (Some(file), _) => Some(load::json_schema(engine, file)?),
+            (None, Some(file)) => Some(load::grammar(engine, file)?),
+            (None, None) => None,
+        };
+        let (stops, ignore_eos, lookup) = (self.stop.clone(), self.ignore_eos, self.lookup);
+        Ok(Limits { predict, ignore_eos, stops, grammar, lookup, ..Limits::default() })
+    }
+}
+
+/// How turns become the model's prompt.
+#[derive(Args, Clone, Debug)]
+pub struct TemplateOptions {
+    /// File with a chat template (Jinja) to use in place of the model's own
+    #[arg(long, value_name = "FILE")]
+    pub chat_template_file: Option<PathBuf>,
+    /// Variables for the chat template, as a JSON object, such as '{"enable_thinking": false}'
+    #[arg(long, value_name = "JSON", value_parser = json_object)]
+    pub chat_template_kwargs: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+fn json_object(text: &str) -> Result<serde_json::Map<String, serde_json::Value>, String> {
+    serde_json::from_str(text).map_err(|error| format!("expected a JSON object: {error}"))
 }
 
 /// A model named on the command line: a path, or a name looked up in the model folders.

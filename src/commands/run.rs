@@ -8,13 +8,14 @@ use lapwing::engine::Engine;
 use lapwing::sampler::Chain;
 use lapwing::session::{Answer, Limits, Session, Stop};
 use lapwing::text::safe;
+use lapwing::thinking::{Part, Thinking};
 use lapwing_models::chat_template::ChatTemplate;
 use lapwing_models::tokenizer::Tokenizer;
 use lapwing_models::{Class, Error};
 use serde_json::{Value, json};
 
 use super::interrupt::Interrupt;
-use super::{ModelArg, ModelOptions, SamplerOptions, Ui, load, ui};
+use super::{AnswerOptions, ModelArg, ModelOptions, SamplerOptions, TemplateOptions, Ui, load, ui};
 
 /// Prints one answer to stdout, and nothing else there.
 #[derive(clap::Args, Debug)]
@@ -33,15 +34,13 @@ pub struct Args {
     /// Continue the prompt as it is, without the chat template
     #[arg(long)]
     raw: bool,
-    /// End the answer where this text comes, without it (repeatable)
-    #[arg(long, value_name = "TEXT")]
-    stop: Vec<String>,
-    /// Go on when the model ends its answer
-    #[arg(long)]
-    ignore_eos: bool,
     /// With -o json: the log-probabilities of the N most likely tokens at each step
     #[arg(long, value_name = "N", default_value_t = 0)]
     logprobs: usize,
+    #[command(flatten)]
+    template: TemplateOptions,
+    #[command(flatten)]
+    answer: AnswerOptions,
     #[command(flatten)]
     options: ModelOptions,
     #[command(flatten)]
@@ -58,30 +57,27 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
     let mut chain = Chain::new(&settings, engine.model().tokenizer());
 
     let ids = prompt_ids(&engine, &args, &prompt, ui)?;
-    let limits = Limits {
-        predict: args.sampling.predict,
-        ignore_eos: args.ignore_eos,
-        stops: args.stop,
-        logprobs: args.logprobs,
-    };
+    let limits = Limits { logprobs: args.logprobs, ..args.answer.limits(&engine, args.sampling.predict)? };
     let guard = interrupt.guard();
     let progress = ui::Progress::new(ui, "reading the prompt");
     session.eval(&ids, guard.cancel(), &mut |done, of| progress.set(done, of))?;
     progress.finish();
 
-    let mut stdout = std::io::stdout().lock();
-    let (mut written, mut ends_line) = (Ok(()), true);
+    // A pipe gets the answer as the model writes it; a person sees thoughts dimmed.
+    let thinking = ui::colours().then(|| Thinking::after(&ids, engine.model().tokenizer()));
+    let mut printer = Printer { thinking, thought: false, ends_line: true };
+    let mut written = Ok(());
     let answer = session.generate(&mut chain, &limits, guard.cancel(), &mut |piece| {
-        if !ui.json() && !piece.text.is_empty() {
-            ends_line = piece.text.ends_with('\n');
-            written = stdout.write_all(safe(piece.text).as_bytes()).and_then(|()| stdout.flush());
+        if !ui.json() {
+            written = printer.print(piece.text, piece.id.is_none());
         }
         if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     written?;
+    let mut stdout = std::io::stdout().lock();
     if ui.json() {
         writeln!(stdout, "{}", ui::json_text(&report(&session, &answer, chain.seed())))?;
-    } else if !ends_line {
+    } else if !printer.ends_line {
         writeln!(stdout)?;
     }
     stdout.flush()?;
@@ -96,6 +92,41 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
             Ok(())
         }
         _ => Ok(()),
+    }
+}
+
+/// Writes an answer to stdout as it comes.
+struct Printer {
+    /// Tells thoughts from the answer, where they are to be dimmed.
+    thinking: Option<Thinking>,
+    /// Whether the last text was a thought.
+    thought: bool,
+    /// Whether it ended its line.
+    ends_line: bool,
+}
+
+impl Printer {
+    /// Prints the next piece; after the `last` one nothing is held back.
+    fn print(&mut self, piece: &str, last: bool) -> std::io::Result<()> {
+        let parts = match &mut self.thinking {
+            Some(thinking) => {
+                let mut parts = thinking.push(piece);
+                parts.extend(last.then(|| thinking.finish()).into_iter().flatten());
+                parts
+            }
+            None => vec![(Part::Answer, piece.to_owned())],
+        };
+        let mut stdout = std::io::stdout().lock();
+        for (part, text) in parts.into_iter().filter(|(_, text)| !text.is_empty()) {
+            let was_thought = std::mem::replace(&mut self.thought, part == Part::Thought);
+            if was_thought && !self.thought {
+                stdout.write_all(if self.ends_line { b"\n" } else { b"\n\n" })?;
+            }
+            self.ends_line = text.ends_with('\n');
+            let text = safe(&text);
+            if self.thought { write!(stdout, "\x1b[2m{text}\x1b[0m")? } else { write!(stdout, "{text}")? }
+        }
+        stdout.flush()
     }
 }
 
@@ -145,7 +176,7 @@ fn prompt_ids(engine: &Engine, args: &Args, prompt: &str, ui: &Ui) -> anyhow::Re
         ids.extend(tokenizer.encode(prompt, false));
         return Ok(ids);
     }
-    let template: ChatTemplate = load::template(engine, ui)?;
+    let template: ChatTemplate = load::template(engine, &args.template, ui)?;
     let mut conversation = Conversation::default();
     conversation.set_system(args.system.clone());
     conversation.say(prompt);
@@ -173,6 +204,10 @@ fn report(session: &Session, answer: &Answer, seed: u64) -> Value {
             "first_token": ms(stats.first_token),
         },
     });
+    if stats.n_guessed > 0 {
+        value["n_guessed"] = stats.n_guessed.into();
+        value["n_guessed_right"] = stats.n_guessed_right.into();
+    }
     if !answer.logprobs.is_empty() {
         let one = |logprob: &lapwing::logprobs::Logprob| {
             let text = piece_text(tokenizer, logprob.id);

@@ -67,6 +67,13 @@ impl Ui {
     }
 }
 
+/// Whether stdout may be given colours: it is a terminal that knows them, and nobody set `NO_COLOR`.
+pub fn colours() -> bool {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+    std::io::stdout().is_terminal() && !no_color && !dumb
+}
+
 /// A progress bar on stderr, if that is a terminal; gone when finished.
 pub struct Progress(Option<indicatif::ProgressBar>);
 

@@ -1,6 +1,8 @@
 //! The tokens that may come next, with their logits.
 use std::cmp::Ordering;
 
+use super::Mask;
+
 /// A token that may come next.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
@@ -92,6 +94,18 @@ impl Candidates {
             self.dense.iter_mut().for_each(|logit| *logit *= factor);
         } else {
             self.list.iter_mut().for_each(|c| c.logit *= factor);
+        }
+    }
+
+    /// Keeps the candidates that `mask` allows, and all where it allows none of them.
+    pub fn keep_allowed(&mut self, mask: &Mask) {
+        let kept = (0u32..).zip(&self.dense).filter(|&(id, _)| self.is_dense && mask.allows(id));
+        let mut kept: Vec<_> = kept.map(|(id, &logit)| Candidate { id, logit, p: 0.0 }).collect();
+        kept.extend(self.list.iter().filter(|c| mask.allows(c.id)));
+        if !kept.is_empty() {
+            self.is_dense = false;
+            self.sorted = false;
+            self.list = kept;
         }
     }
 

@@ -1,5 +1,5 @@
 //! The samplers in their order, and the draw at the end.
-use super::{Candidates, Rng, Sampler, Settings, Vocab};
+use super::{Candidates, Mask, Rng, Sampler, Settings, Vocab};
 
 /// What the chain chose.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,9 +38,12 @@ impl Chain {
     }
 
     /// Chooses the token that follows `past`, given one finite logit for each token of the vocabulary (the forward
-    /// pass gives no others).
-    pub fn choose(&mut self, logits: &[f32], past: &[u32]) -> Choice {
+    /// pass gives no others); with a mask, only among the tokens that it allows.
+    pub fn choose(&mut self, logits: &[f32], past: &[u32], mask: Option<Mask>) -> Choice {
         self.candidates.fill(logits);
+        if let Some(mask) = mask {
+            self.candidates.keep_allowed(&mask);
+        }
         for sampler in &mut self.samplers {
             sampler.apply(&mut self.candidates, past, &mut self.rng);
         }

@@ -4,6 +4,7 @@
 //! `/set` and in a model's `general.sampling.*` keys come from the parameters that its `Kind` lists.
 mod candidates;
 mod chain;
+mod mask;
 mod rng;
 mod settings;
 
@@ -21,6 +22,7 @@ mod xtc;
 
 pub use candidates::{Candidate, Candidates};
 pub use chain::{Chain, Choice};
+pub use mask::Mask;
 pub use rng::Rng;
 pub use settings::{Param, Preset, Settings, Value, params};
 

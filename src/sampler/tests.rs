@@ -215,7 +215,7 @@ fn draws_follow_the_distribution_and_the_seed() {
     let mut counts = [0u32; 4];
     let n = 100_000;
     for _ in 0..n {
-        counts[chain.choose(&x, &[]).id as usize] += 1;
+        counts[chain.choose(&x, &[], None).id as usize] += 1;
     }
     for (count, p) in counts.iter().zip(&expected) {
         // Five standard deviations of a binomial count.
@@ -226,7 +226,7 @@ fn draws_follow_the_distribution_and_the_seed() {
         let mut settings = settings.clone();
         settings.set("seed", &u64::to_string(&seed)).unwrap();
         let mut chain = Chain::new(&settings, &());
-        (0..20).map(|_| chain.choose(&x, &[]).id).collect::<Vec<_>>()
+        (0..20).map(|_| chain.choose(&x, &[], None).id).collect::<Vec<_>>()
     };
     assert_eq!(draw(3), draw(3));
     assert_ne!(draw(3), draw(4));
@@ -301,7 +301,7 @@ fn xtc_drops_the_top_choices_as_often_as_asked() {
     let sometimes = only(&[("xtc-probability", "0.3")]);
     let mut chain = Chain::new(&sometimes, &());
     let n = 50_000;
-    let best = (0..n).filter(|_| chain.choose(&x, &[]).id == 0).count() as f64;
+    let best = (0..n).filter(|_| chain.choose(&x, &[], None).id == 0).count() as f64;
     let expected = f64::from(n) * 0.7 * p[0];
     assert!((best - expected).abs() < 5.0 * expected.sqrt(), "{best} {expected}");
 }
@@ -353,7 +353,7 @@ fn mirostat_holds_the_surprise_at_its_target() {
             let mut chain = Chain::new(&settings, &words);
             let n = 4000;
             let surprise: f64 =
-                (0..n).map(|_| -f64::from(chain.choose(&x, &[]).p).log2()).sum::<f64>() / f64::from(n);
+                (0..n).map(|_| -f64::from(chain.choose(&x, &[], None).p).log2()).sum::<f64>() / f64::from(n);
             assert!((surprise - target).abs() < 0.15, "version {version}: {surprise} bits, target {target}");
         }
     }
@@ -393,7 +393,7 @@ fn mirostat_cuts_as_the_paper_says_at_every_step() {
                 (epsilon * limit.exp2() / (1.0 - 500f64.powf(-epsilon))).powf(1.0 / s) as usize
             };
             let expected = keep(&p, &rank[..n.clamp(1, 500)]);
-            let choice = chain.choose(&x, &[]);
+            let choice = chain.choose(&x, &[], None);
             let e = expected[choice.id as usize];
             assert!((f64::from(choice.p) - e).abs() < 1e-4 * e, "{version}, step {step}: {choice:?}, {e}");
             limit -= rate * (-f64::from(choice.p).log2() - target);
@@ -401,8 +401,8 @@ fn mirostat_cuts_as_the_paper_says_at_every_step() {
         // How much the kept tokens gained tells how many were kept: after a reset as many as at the start.
         let gain = |choice: Choice| f64::from(choice.p) / p[choice.id as usize];
         chain.reset();
-        let start = gain(Chain::new(&settings, &words).choose(&x, &[]));
-        assert!((gain(chain.choose(&x, &[])) / start - 1.0).abs() < 1e-4);
+        let start = gain(Chain::new(&settings, &words).choose(&x, &[], None));
+        assert!((gain(chain.choose(&x, &[], None)) / start - 1.0).abs() < 1e-4);
     }
 }
 

@@ -30,6 +30,24 @@ pub fn smollm2() -> Option<&'static Path> {
         .as_deref()
 }
 
+/// The folder of what llama.cpp ships (scripts/fetch-llama-cpp), or `None`, said, when it is not here.
+/// `LAPWING_REQUIRE_SHARED` set means that it must be.
+pub fn llama_cpp() -> Option<PathBuf> {
+    let usual = || {
+        let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
+        let data = data.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/share")));
+        data.map(|data| data.join("lapwing/llama.cpp"))
+    };
+    let folder = std::env::var_os("LAPWING_LLAMA_CPP").map(PathBuf::from).or_else(usual)?;
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    let required = std::env::var_os("LAPWING_REQUIRE_SHARED").is_some();
+    assert!(!required, "{} is missing: scripts/fetch-llama-cpp", folder.display());
+    println!("SKIPPED: no {} (scripts/fetch-llama-cpp)", folder.display());
+    None
+}
+
 /// What a run of the program gave.
 pub struct Ran {
     /// Exit code; `None` when a signal ended it.

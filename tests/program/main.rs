@@ -4,12 +4,15 @@
 mod bad_input;
 mod chat;
 mod common;
+mod forms;
 #[cfg(unix)]
 mod interrupted;
+mod lookup;
 mod perplexity;
 mod pipes;
 #[cfg(unix)]
 mod privacy;
+mod schemas;
 #[cfg(unix)]
 mod terminal;
 mod turns;

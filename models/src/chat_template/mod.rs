@@ -43,7 +43,7 @@ impl Message {
 pub struct ChatTemplate {
     env: Environment<'static>,
     marker: Marker,
-    /// Variables that every rendering gets: texts of special tokens.
+    /// Variables that every rendering gets: texts of special tokens, and those set.
     globals: Map<String, serde_json::Value>,
     fallback: Option<String>,
     supports_system: bool,
@@ -170,8 +170,14 @@ impl ChatTemplate {
         self.supports_system
     }
 
+    /// Sets a variable for all renderings, such as `enable_thinking`.
+    pub fn set_variable(&mut self, name: &str, value: serde_json::Value) {
+        self.globals.insert(name.to_owned(), value);
+    }
+
     /// Renders a conversation as the prompt for a model; with `add_generation_prompt` up to where its answer
-    /// begins. What the model said before is [`Origin::Answer`] where the template shows it whole. `tokenizer` is the one that the template was compiled for.
+    /// begins. What the model said before is [`Origin::Answer`] where the template shows it whole. `tokenizer` is the
+    /// one that the template was compiled for.
     ///
     /// # Errors
     /// When the template refuses the conversation, fails, or takes more time or memory than any known one. (A
@@ -181,20 +187,6 @@ impl ChatTemplate {
         tokenizer: &Tokenizer,
         messages: &[Message],
         add_generation_prompt: bool,
-    ) -> Result<Vec<Segment>> {
-        self.render_with(tokenizer, messages, add_generation_prompt, &Map::new())
-    }
-
-    /// As [`ChatTemplate::render`], with more variables for the template, such as `enable_thinking`.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn render_with(
-        &self,
-        tokenizer: &Tokenizer,
-        messages: &[Message],
-        add_generation_prompt: bool,
-        variables: &Map<String, serde_json::Value>,
     ) -> Result<Vec<Segment>> {
         let messages = self.placed(messages);
         let extra = messages.iter().flat_map(|message| message.extra.values());
@@ -208,7 +200,7 @@ impl ChatTemplate {
                 .iter()
                 .map(|message| self.shown(tokenizer, message, bracketed, &mut marks))
                 .collect();
-            let variables = self.variables(messages, add_generation_prompt, variables);
+            let variables = self.variables(messages, add_generation_prompt);
             Ok::<_, Error>(marks.segments(&self.run(&variables, n_messages, bytes)?))
         };
         let plain = rendered(false)?;
@@ -249,10 +241,8 @@ impl ChatTemplate {
         &self,
         messages: Vec<serde_json::Value>,
         add_generation_prompt: bool,
-        more: &Map<String, serde_json::Value>,
     ) -> Map<String, serde_json::Value> {
-        let mut variables: Map<_, _> =
-            self.globals.iter().chain(more).map(|(name, value)| (name.clone(), value.clone())).collect();
+        let mut variables = self.globals.clone();
         variables.insert("messages".to_owned(), messages.into());
         variables.insert("add_generation_prompt".to_owned(), add_generation_prompt.into());
         variables.entry("tools").or_insert(serde_json::Value::Null);

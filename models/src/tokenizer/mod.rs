@@ -131,6 +131,14 @@ impl Tokenizer {
         out
     }
 
+    /// Ids of `text` as it stands inside a longer text: without the space that SentencePiece-style encoding puts in
+    /// front, and with no special tokens recognised.
+    pub fn encode_inside(&self, text: &str) -> Vec<u32> {
+        let mut out = Vec::with_capacity(text.len() / 3);
+        self.encode_plain(text, false, &mut out);
+        out
+    }
+
     /// Ids of a prompt as [`Tokenizer::encode_pieces`] gives them, behind the token that begins a sequence where the
     /// model expects it and the template has not written it.
     pub fn encode_prompt(&self, pieces: &[Piece]) -> Vec<u32> {

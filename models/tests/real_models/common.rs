@@ -25,6 +25,16 @@ pub fn shared(name: &str) -> Option<PathBuf> {
     found(folder.join("golden").join(name), "LAPWING_REQUIRE_SHARED")
 }
 
+/// What of llama.cpp tests read: the folder of `LAPWING_LLAMA_CPP`, else that of scripts/fetch-llama-cpp.
+pub fn llama_cpp() -> Option<PathBuf> {
+    let folder = std::env::var_os("LAPWING_LLAMA_CPP").map(PathBuf::from);
+    let data = || match std::env::var_os("XDG_DATA_HOME") {
+        Some(data) => Some(PathBuf::from(data)),
+        None => Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/share")),
+    };
+    found(folder.or_else(|| Some(data()?.join("lapwing/llama.cpp")))?, "LAPWING_REQUIRE_SHARED")
+}
+
 /// `path` if it is there; else says so, and fails when the variable `required` is set.
 fn found(path: PathBuf, required: &str) -> Option<PathBuf> {
     if path.exists() {

@@ -1,4 +1,4 @@
-//! Checks against a checkout of llama.cpp, where the variable LAPWING_LLAMA_CPP says that one is.
+//! Checks against what llama.cpp ships: vocabularies and chat templates (scripts/fetch-llama-cpp).
 use std::path::PathBuf;
 
 use lapwing_models::chat_template::{ChatTemplate, Clock, Message};
@@ -7,11 +7,7 @@ use lapwing_models::tokenizer::{Parts, Tokenizer};
 use serde_json::Value;
 
 fn checkout() -> Option<PathBuf> {
-    let path = std::env::var_os("LAPWING_LLAMA_CPP").map(PathBuf::from);
-    if path.is_none() {
-        println!("SKIPPED: LAPWING_LLAMA_CPP is not set");
-    }
-    path
+    crate::common::llama_cpp()
 }
 
 /// Every vocabulary there with its `.inp` and `.out`: texts and the ids that Hugging Face's tokenisers give them.
@@ -79,6 +75,12 @@ fn templates() {
                 .collect()
         })
         .collect();
+    let files = std::fs::read_dir(llama_cpp.join("models/templates")).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let mut shipped: Vec<String> = names.filter(|name| name.ends_with(".jinja")).collect();
+    shipped.sort();
+    let compared: Vec<&String> = golden["templates"].as_object().unwrap().keys().collect();
+    assert!(shipped.iter().eq(compared), "scripts/template-cases must be run again");
     let tokenizer = vocabulary();
     let (mut equal, mut refused) = (0, Vec::new());
     for (name, cases) in golden["templates"].as_object().unwrap() {

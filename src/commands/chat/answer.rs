@@ -3,6 +3,7 @@ use std::ops::ControlFlow;
 
 use lapwing::conversation::Conversation;
 use lapwing::session::Stop;
+use lapwing::thinking::{Part, Thinking};
 use lapwing_models::{Class, Error};
 
 use super::{Chat, ends_chat};
@@ -55,16 +56,29 @@ impl Chat {
         self.chain.reset();
         let out = &mut self.out;
         let mut written = Ok(());
+        let mut thinking = Thinking::after(&ids, engine.model().tokenizer());
         let answer = self.session.generate(&mut self.chain, &self.limits, &cancel, &mut |piece| {
-            written = out.answer(piece.text);
+            let mut parts = thinking.push(piece.text);
+            parts.extend(piece.id.is_none().then(|| thinking.finish()).into_iter().flatten());
+            written = if out.terminal {
+                parts.iter().try_for_each(|(part, text)| out.part(*part, text))
+            } else {
+                out.part(Part::Answer, piece.text)
+            };
             if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         drop(guard);
         written?;
         let answer = answer?;
         self.out.end_line()?;
-        let ids = (!matches!(answer.stop, Stop::Text(_))).then_some(answer.ids);
-        self.branches.conversation_mut().answer(answer.text, ids);
+        let mut ids = (!matches!(answer.stop, Stop::Text(_))).then_some(answer.ids);
+        let mut text = answer.text;
+        if let Some(tag) = thinking.missing() {
+            // So that the template can drop the thoughts from later prompts.
+            text += tag;
+            ids = None;
+        }
+        self.branches.conversation_mut().answer(text, ids);
         match answer.stop {
             Stop::Cancelled => self.out.note("[stopped]")?,
             Stop::Limit => self.out.note("[cut: as many tokens as --predict allows]")?,
@@ -74,7 +88,7 @@ impl Chat {
                     "the context of {context} tokens is full: the answer is cut (/clear starts anew)"
                 ))?;
             }
-            Stop::End(_) | Stop::Text(_) => {}
+            Stop::End(_) | Stop::Complete | Stop::Text(_) => {}
         }
         if self.ui.verbose {
             self.out.note(&ui::speed_line(self.session.stats()))?;

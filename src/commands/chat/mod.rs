@@ -9,7 +9,7 @@ use lapwing_models::chat_template::ChatTemplate;
 use lapwing_models::{Class, Error};
 
 use super::interrupt::Interrupt;
-use super::{ModelOptions, SamplerOptions, Ui, find, load};
+use super::{AnswerOptions, ModelOptions, SamplerOptions, TemplateOptions, Ui, find, load};
 
 mod answer;
 mod input;
@@ -19,6 +19,7 @@ mod slash;
 mod typing;
 
 mod files;
+mod schema;
 mod settings;
 mod show;
 mod turns;
@@ -38,12 +39,10 @@ pub struct Args {
     /// Instructions to the model, before the conversation
     #[arg(long, value_name = "TEXT", overrides_with = "system")]
     system: Option<String>,
-    /// End answers where this text comes, without it (repeatable)
-    #[arg(long, value_name = "TEXT")]
-    stop: Vec<String>,
-    /// Go on when the model ends its answer
-    #[arg(long)]
-    ignore_eos: bool,
+    #[command(flatten)]
+    template: TemplateOptions,
+    #[command(flatten)]
+    answer: AnswerOptions,
     #[command(flatten)]
     options: ModelOptions,
     #[command(flatten)]
@@ -77,18 +76,13 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
         None => find::default_model()?,
     };
     let engine = load::engine(&file, &args.options)?;
-    let template = load::template(&engine, ui)?;
+    let template = load::template(&engine, &args.template, ui)?;
     let session = load::session(&engine, &args.options)?;
     let settings = load::settings(&engine, &args.sampling, ui)?;
     let chain = Chain::new(&settings, engine.model().tokenizer());
     let mut branches = Branches::default();
     branches.conversation_mut().set_system(args.system);
-    let limits = Limits {
-        predict: args.sampling.predict,
-        ignore_eos: args.ignore_eos,
-        stops: args.stop,
-        ..Limits::default()
-    };
+    let limits = args.answer.limits(&engine, args.sampling.predict)?;
     let out = Out::new();
     let terminal = out.terminal && std::io::stdin().is_terminal();
     let mut chat = Chat {

@@ -2,6 +2,7 @@
 use std::io::{IsTerminal, Write};
 
 use lapwing::text::safe;
+use lapwing::thinking::Part;
 
 use super::markdown::Markdown;
 
@@ -16,6 +17,8 @@ pub struct Out {
     /// Renders the present answer; nothing does so in a pipe, or on a terminal that does not know how to move back.
     markdown: Option<Markdown>,
     renders: bool,
+    /// Whether the last text was a thought.
+    thought: bool,
 }
 
 impl Out {
@@ -25,23 +28,37 @@ impl Out {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
         let renders = terminal && !dumb;
-        Self { colours: renders && !no_color, terminal, at_line_start: true, markdown: None, renders }
+        Self {
+            colours: renders && !no_color,
+            terminal,
+            at_line_start: true,
+            markdown: None,
+            renders,
+            thought: false,
+        }
     }
 
-    /// A piece of an answer.
-    pub fn answer(&mut self, text: &str) -> std::io::Result<()> {
+    /// A piece of an answer, or of the thoughts before it, which are dimmed.
+    pub fn part(&mut self, part: Part, text: &str) -> std::io::Result<()> {
         if text.is_empty() {
             return Ok(());
+        }
+        let dims = part == Part::Thought && self.colours;
+        if std::mem::replace(&mut self.thought, part == Part::Thought) && part == Part::Answer {
+            self.end_line()?;
+            writeln!(std::io::stdout())?;
         }
         self.at_line_start = text.ends_with('\n');
         let text = safe(text);
         let mut stdout = std::io::stdout().lock();
         if self.renders {
-            let markdown = self.markdown.get_or_insert_with(|| Markdown::new(self.colours));
+            let colours = self.colours && part == Part::Answer;
+            let markdown = self.markdown.get_or_insert_with(|| Markdown::new(colours));
             if let Some((width, _)) = terminal_size::terminal_size() {
                 markdown.set_columns(width.0.into());
             }
-            stdout.write_all(markdown.push(&text).as_bytes())?;
+            let text = markdown.push(&text);
+            if dims { write!(stdout, "\x1b[2m{text}\x1b[0m")? } else { write!(stdout, "{text}")? }
         } else {
             stdout.write_all(text.as_bytes())?;
         }
@@ -50,6 +67,7 @@ impl Out {
 
     /// Ends the answer, if there is one, and its line.
     pub fn end_line(&mut self) -> std::io::Result<()> {
+        self.thought = false;
         if let Some(mut markdown) = self.markdown.take() {
             write!(std::io::stdout(), "{}", markdown.finish())?;
         }

@@ -51,6 +51,15 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        name: "lookup",
+        help: "whether what the text has said before is guessed ahead: on or off",
+        get: |chat| on_off(chat.limits.lookup),
+        set: |chat, text| {
+            chat.limits.lookup = flag("lookup", text)?;
+            Ok(())
+        },
+    },
+    Setting {
         name: "stop",
         help: "texts that end an answer, each in quotes, or none",
         get: |chat| match chat.limits.stops.as_slice() {

@@ -2,10 +2,11 @@
 //! and the word about an unknown command are made from them.
 use lapwing::text::{nearest, safe};
 
-use super::{Chat, files, settings, show, turns};
+use super::{Chat, files, schema, settings, show, turns};
 
 /// Every table of commands, in the order of `/help`.
-static TABLES: &[&[Slash]] = &[turns::COMMANDS, files::COMMANDS, settings::COMMANDS, show::COMMANDS];
+static TABLES: &[&[Slash]] =
+    &[turns::COMMANDS, files::COMMANDS, settings::COMMANDS, schema::COMMANDS, show::COMMANDS];
 
 /// What the chat does after a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
