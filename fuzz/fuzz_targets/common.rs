@@ -1,10 +1,10 @@
 //! What the GGUF targets do with bytes: open them, and touch everything that opened.
 use std::path::Path;
 
+use lapwing_models::Class;
 use lapwing_models::gguf::{Gguf, OpenOptions};
 use lapwing_models::model::Model;
 use lapwing_models::os::Bytes;
-use lapwing_models::Class;
 
 /// Opens `data` as a model; says whether it was valid GGUF.
 pub fn open(data: &[u8]) -> bool {

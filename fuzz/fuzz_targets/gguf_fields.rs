@@ -80,7 +80,8 @@ const TENSORS: [&str; 8] = [
     "blk.0.ffn_down.weight",
     "blk.0.attn_v.bias",
 ];
-const WORDS: [&str; 10] = ["llama", "qwen2", "gemma3", "gpt2", "default", "linear", "yarn", "a", "▁", "<0x41>"];
+const WORDS: [&str; 10] =
+    ["llama", "qwen2", "gemma3", "gpt2", "default", "linear", "yarn", "a", "▁", "<0x41>"];
 
 #[derive(Arbitrary, Debug)]
 enum Value {

@@ -17,7 +17,11 @@ pub fn failure(error: &anyhow::Error, output: Option<Output>) -> ExitCode {
     let report = match typed {
         // Context added on the way up stays in front of the typed error's own words.
         Some(typed) => Error { message: outer_context(error, typed), ..typed.clone() },
-        None => Error::new(Class::Other, format!("{error:#}")),
+        None => {
+            let full = |e: &std::io::Error| e.kind() == std::io::ErrorKind::StorageFull;
+            let full = error.chain().any(|cause| cause.downcast_ref().is_some_and(full));
+            Error::new(if full { Class::Memory } else { Class::Other }, format!("{error:#}"))
+        }
     };
     print(&report, matches!(output, Some(Output::Json | Output::Jsonl)));
     ExitCode::from(report.class.exit_code())

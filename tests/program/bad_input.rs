@@ -113,6 +113,21 @@ fn wrong_usage() {
     assert_fails(&ran, 3, &["./quickstart"]);
 }
 
+/// The output may go to a file on a full disk.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_has_an_exit_code_of_its_own() {
+    let Some(model) = smollm2().and_then(|model| model.to_str()) else { return };
+    let full =
+        std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a device that is always full");
+    let child = command(&["tokenize", model, "-p", "hello"])
+        .stdout(full)
+        .stderr(std::process::Stdio::piped())
+        .spawn();
+    let out = child.expect("the binary starts").wait_with_output().expect("the binary ends");
+    assert_eq!(out.status.code(), Some(4), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
 #[test]
 fn errors_are_json_when_the_output_is() {
     let folder = Folder::new("json");
