@@ -26,11 +26,6 @@ pub fn read(file: Gguf) -> Result<Adapter> {
             .at("adapter.alora.invocation_tokens"));
     }
     let alpha = file.opt_f32("adapter.lora.alpha")?.unwrap_or(0.0);
-    if !alpha.is_finite() {
-        return Err(Error::bad_file("alpha is not finite")
-            .at("adapter.lora.alpha")
-            .expected_got("a number", alpha));
-    }
 
     let mut targets = BTreeSet::new();
     for tensor in file.tensors() {

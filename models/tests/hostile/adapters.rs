@@ -8,7 +8,12 @@ use super::models::{Part, Parts};
 
 /// An adapter in pieces.
 pub enum Adapter {
-    Peft { config: String, weights: Vec<u8> },
+    Peft {
+        config: String,
+        weights: Vec<u8>,
+    },
+    /// A folder as old versions of PEFT wrote it.
+    Pickle,
     Gguf(Parts),
 }
 
@@ -19,6 +24,11 @@ impl Adapter {
             Adapter::Peft { config, weights } => {
                 std::fs::write(folder.join("adapter_config.json"), config).unwrap();
                 std::fs::write(folder.join("adapter_model.safetensors"), weights).unwrap();
+                folder.to_path_buf()
+            }
+            Adapter::Pickle => {
+                std::fs::write(folder.join("adapter_config.json"), CONFIG).unwrap();
+                std::fs::write(folder.join("adapter_model.bin"), b"\x80\x02}q\x00.").unwrap();
                 folder.to_path_buf()
             }
             Adapter::Gguf(parts) => {
@@ -139,6 +149,12 @@ fn configs() -> Vec<BadAdapter> {
         .collect();
     let deep = format!(r#"{{"peft_type":"LORA","x":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
     let long = format!(r#"{{"peft_type":"LORA","revision":"{}"}}"#, "x".repeat(2 << 20));
+    all.push(bad("a pickle file", Adapter::Pickle, &["pickle", "safe_serialization"]));
+    let dora = Adapter::Peft {
+        config: CONFIG.replace("\"r\":4", "\"r\":4,\"use_dora\":true"),
+        weights: Weights::new().bytes(),
+    };
+    all.push(bad("DoRA without magnitudes", dora, &["DoRA", "use_dora"]));
     for (name, config, says) in [("deep settings", deep, "JSON"), ("settings of 2 MiB", long, "too large")] {
         all.push(bad(name, Adapter::Peft { config, weights: Weights::new().bytes() }, &[says]));
     }
@@ -191,7 +207,16 @@ fn factors() -> Vec<BadAdapter> {
         bad("infinity in B", spoilt(300, f32::INFINITY), &["finite"]),
     ];
     type Change = fn(&mut Weights);
-    let cases: [(&str, Change, &str); 20] = [
+    let cases: [(&str, Change, &str); 21] = [
+        (
+            "magnitudes without DoRA",
+            |w| {
+                let name = format!("{Q}.lora_magnitude_vector");
+                w.entries.push(Entry { name, dtype: "F32", shape: vec![64], offsets: [2048, 2304] });
+                w.data.resize(2304, 0);
+            },
+            "use_dora",
+        ),
         ("the same tensor twice", |w| w.entries.push(w.entries[0].clone()), "twice"),
         (
             "no A",

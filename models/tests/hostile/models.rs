@@ -317,10 +317,13 @@ fn vocabulary() -> Vec<BadModel> {
         parts.set(&key("token_type"), kinds(vec![1; 512]));
         parts
     };
-    for (name, n) in [("a token fewer", 511), ("a token more than the embedding has", 513), ("no tokens", 0)]
-    {
+    for (name, n, says) in [
+        ("a token fewer", 511, "511"),
+        ("a token more than the embedding has", 513, "513"),
+        ("no tokens", 0, "impossible size"),
+    ] {
         let parts = tokens(&|words| words.resize(n, "more".into()));
-        all.push(bad(name, parts, &[&n.to_string()]));
+        all.push(bad(name, parts, &[says]));
     }
     let mut parts = tokens(&|_| {});
     parts.remove_key(&key("unknown_token_id"));
