@@ -72,6 +72,7 @@ fn multiply(
             &acts,
             x,
             &mut [Product { w, bias: None, out: &mut out, out_stride: ROWS, add: false, low_rank: &[] }],
+            &[],
         );
     });
     Ok(out)

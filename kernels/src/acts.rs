@@ -46,6 +46,8 @@ pub struct Acts {
 /// One token's activations.
 #[derive(Clone, Copy)]
 pub(crate) struct Row<'a> {
+    /// Which token.
+    pub t: usize,
     /// `[blocks][32]` quants.
     pub q: &'a [i8],
     /// [blocks] scales.
@@ -173,6 +175,7 @@ impl Acts {
         assert!(t < self.n);
         let b = self.blocks;
         Row {
+            t,
             q: &self.q[t * b * BLOCK..(t + 1) * b * BLOCK],
             d: &self.d[t * b..(t + 1) * b],
             sums: &self.sums[t * b * 3..(t + 1) * b * 3],

@@ -7,6 +7,7 @@
 
 pub mod activation;
 pub mod acts;
+mod ahead;
 pub mod attention;
 mod buffer;
 pub mod format;

@@ -1,5 +1,6 @@
 //! Matrix products of quantised or float weights with activations.
 use crate::acts::{Acts, MATVEC_TOKENS};
+use crate::ahead::Ahead;
 use crate::format::TensorType;
 use crate::isa::Isa;
 use crate::linear_float::float_rows;
@@ -82,6 +83,13 @@ impl<'a> Matrix<'a> {
     }
 }
 
+impl<'a> Matrix<'a> {
+    /// The bytes of some rows.
+    fn part(&self, rows: &Range<usize>) -> &'a [u8] {
+        &self.data[rows.start * self.row_bytes..rows.end * self.row_bytes]
+    }
+}
+
 /// One product of [`linear`]: `out[t][r] = Σ w[r]·x[t] + bias[r]`, added to what `out` holds when `add`.
 pub struct Product<'a> {
     /// The weights.
@@ -108,9 +116,11 @@ const UNIT: usize = 32;
 /// The value of `out[t][r]` depends only on row r, token t and the instruction set: not on the number of
 /// threads, on the other tokens, or on the other products.
 ///
+/// `next` are the weights that the next call will read: near its end this one asks memory for the first of them.
+///
 /// # Panics
 /// When shapes do not fit: every `w.cols()` must be `acts.cols()`, and `out` must hold every token.
-pub fn linear(team: &Team, acts: &Acts, x: &[f32], products: &mut [Product]) {
+pub fn linear(team: &Team, acts: &Acts, x: &[f32], products: &mut [Product], next: &[Matrix]) {
     let n = acts.tokens();
     assert_eq!(x.len(), n * acts.cols(), "x is what acts was set with");
     for p in &*products {
@@ -136,19 +146,37 @@ pub fn linear(team: &Team, acts: &Acts, x: &[f32], products: &mut [Product]) {
     team.run(|mut worker| {
         let input = Input { isa: team.isa(), acts, x };
         deltas.multiply(input, &mut worker);
-        let units: usize = jobs.iter().map(Job::units).sum();
-        let mine = worker.share(units);
-        let (mut first, mut first_delta) = (0, 0);
-        for job in &jobs {
-            let part = mine.start.max(first)..mine.end.min(first + job.units());
-            if part.start < part.end {
-                let rows = (part.start - first) * UNIT..((part.end - first) * UNIT).min(job.w.rows);
-                job.run(input, rows, &deltas, first_delta, &mut worker);
-            }
-            first += job.units();
-            first_delta += job.low_rank.len();
+        let mut mine = parts(jobs.iter().map(|job| job.w), &worker).peekable();
+        while let Some((i, rows)) = mine.next() {
+            let then = match mine.peek() {
+                Some((i, rows)) => jobs[*i].w.part(rows),
+                None => {
+                    let first = parts(next.iter().copied(), &worker).next();
+                    first.map_or(&[][..], |(i, rows)| next[i].part(&rows))
+                }
+            };
+            let ahead = Ahead { here: jobs[i].w.part(&rows), next: then };
+            let first_delta = jobs[..i].iter().map(|job| job.low_rank.len()).sum();
+            jobs[i].run(input, rows, &deltas, first_delta, &mut worker, ahead);
         }
     });
+}
+
+/// Which rows of which of the matrices a thread computes when the team shares them all.
+fn parts<'a, M: Iterator<Item = Matrix<'a>> + Clone>(
+    matrices: M,
+    worker: &Worker,
+) -> impl Iterator<Item = (usize, Range<usize>)> + use<'a, M> {
+    let mine = worker.share(matrices.clone().map(|w| w.rows.div_ceil(UNIT)).sum());
+    let mut first = 0;
+    matrices.enumerate().filter_map(move |(i, w)| {
+        let units = w.rows.div_ceil(UNIT);
+        let part = mine.start.max(first)..mine.end.min(first + units);
+        let rows =
+            part.start.saturating_sub(first) * UNIT..(part.end.saturating_sub(first) * UNIT).min(w.rows);
+        first += units;
+        (part.start < part.end).then_some((i, rows))
+    })
 }
 
 /// What all products of a call share.
@@ -160,17 +188,17 @@ struct Input<'a> {
 }
 
 impl Input<'_> {
-    /// Computes the rows `rows` of `w` for all tokens.
-    fn multiply(self, w: &Matrix, rows: Range<usize>, out: &Out, scratch: &mut Scratch) {
+    /// Computes the rows `rows` of `w` for all tokens. With one token, weights are asked for `ahead`.
+    fn multiply(self, w: &Matrix, rows: Range<usize>, out: &Out, scratch: &mut Scratch, ahead: Ahead) {
         let Input { isa, acts, x } = self;
         if !w.ty.is_quantised() {
-            return float_rows(isa, w, rows, x, out, scratch);
+            return float_rows(isa, w, rows, x, out, scratch, ahead);
         }
         if acts.tokens() > MATVEC_TOKENS {
             return matmul(isa, w, rows, acts, out, scratch);
         }
         for t in 0..acts.tokens() {
-            matvec(isa, w, rows.clone(), acts.row(t), t, out, scratch);
+            matvec(isa, w, rows.clone(), acts.row(t), out, scratch, ahead);
         }
     }
 }
@@ -217,7 +245,8 @@ impl<'a> Deltas<'a> {
             let part = mine.start.max(first)..mine.end.min(first + count);
             if part.start < part.end {
                 let rows = (part.start - first) * unit..((part.end - first) * unit).min(a.rows);
-                input.multiply(a, rows, out, worker.scratch);
+                let ahead = Ahead { here: &a.data[rows.start * a.row_bytes..], next: &[] };
+                input.multiply(a, rows, out, worker.scratch, ahead);
             }
             first += count;
         }
@@ -253,10 +282,6 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn units(&self) -> usize {
-        self.w.rows.div_ceil(UNIT)
-    }
-
     /// Computes the rows `rows` for all tokens; the deltas of this product are those from `first_delta` on.
     fn run(
         &self,
@@ -265,9 +290,10 @@ impl Job<'_> {
         deltas: &Deltas,
         first_delta: usize,
         worker: &mut Worker,
+        ahead: Ahead,
     ) {
         if self.low_rank.is_empty() {
-            return input.multiply(&self.w, rows, &self.out, worker.scratch);
+            return input.multiply(&self.w, rows, &self.out, worker.scratch, ahead);
         }
         let n = input.acts.tokens();
         let step = (TILE / n / UNIT * UNIT).clamp(UNIT, 8 * UNIT);
@@ -278,7 +304,8 @@ impl Job<'_> {
             let tile = worker.tile.get::<f32>(n * stride);
             let shared = SharedMut::new(tile);
             let out = Out { first_row: row, out: shared, stride, bias: None, add: false, factor: 1.0 };
-            input.multiply(&self.w, row..row + count, &out, worker.scratch);
+            let ahead = Ahead { here: &ahead.here[(row - rows.start) * self.w.row_bytes..], ..ahead };
+            input.multiply(&self.w, row..row + count, &out, worker.scratch, ahead);
             for (i, &delta) in self.low_rank.iter().enumerate() {
                 let (t, t_stride) = (deltas.t(first_delta + i, worker.count), delta.factors.rank());
                 input.isa.dispatch_floats(Apply {

@@ -2,6 +2,7 @@
 //!
 //! A product w·x has 16 chains of fused multiply-adds, lane k mod 16 in ascending k, that are added in the tree of
 //! [`Floats::sum`](crate::isa::Floats::sum). One token or many, in whatever tiles: the chains are the same.
+use crate::ahead::{Ahead, prefetch};
 use crate::format::TensorType;
 use crate::isa::{Floats, Isa, Op, Simd};
 use crate::linear::{Matrix, Out};
@@ -67,11 +68,18 @@ pub(crate) fn float_rows(
     x: &[f32],
     out: &Out,
     scratch: &mut Scratch,
+    ahead: Ahead,
 ) {
     match w.ty() {
-        TensorType::F32 => isa.dispatch_floats(Rows::<F32> { w, rows, x, out, scratch, of: PhantomData }),
-        TensorType::F16 => isa.dispatch_floats(Rows::<F16> { w, rows, x, out, scratch, of: PhantomData }),
-        TensorType::Bf16 => isa.dispatch_floats(Rows::<Bf16> { w, rows, x, out, scratch, of: PhantomData }),
+        TensorType::F32 => {
+            isa.dispatch_floats(Rows::<F32> { w, rows, x, out, scratch, ahead, of: PhantomData })
+        }
+        TensorType::F16 => {
+            isa.dispatch_floats(Rows::<F16> { w, rows, x, out, scratch, ahead, of: PhantomData })
+        }
+        TensorType::Bf16 => {
+            isa.dispatch_floats(Rows::<Bf16> { w, rows, x, out, scratch, ahead, of: PhantomData })
+        }
         ty => panic!("{ty} is not a float type"),
     }
 }
@@ -82,6 +90,7 @@ struct Rows<'a, W> {
     x: &'a [f32],
     out: &'a Out<'a>,
     scratch: &'a mut Scratch,
+    ahead: Ahead<'a>,
     of: PhantomData<W>,
 }
 
@@ -113,7 +122,8 @@ impl<W: Weight> Rows<'_, W> {
         while row + 4 <= self.rows.end {
             let mut chains = [[s.splat(0.0); 1]; 4];
             let w = from_fn(|r| self.w.row(row + r));
-            add_products::<S, W, 4, 1>(s, w, [self.x], &mut chains);
+            let ahead = self.ahead.after((row - self.rows.start) * self.w.row_bytes());
+            add_products::<S, W, 4, 1>(s, w, [self.x], &mut chains, Some(ahead));
             let y = chains.map(|[chain]| s.sum(chain));
             // SAFETY: the caller owns these rows.
             unsafe { self.out.put(0, row, &y) };
@@ -121,7 +131,7 @@ impl<W: Weight> Rows<'_, W> {
         }
         for row in row..self.rows.end {
             let mut chains = [[s.splat(0.0); 1]; 1];
-            add_products::<S, W, 1, 1>(s, [self.w.row(row)], [self.x], &mut chains);
+            add_products::<S, W, 1, 1>(s, [self.w.row(row)], [self.x], &mut chains, None);
             // SAFETY: as above.
             unsafe { self.out.put(0, row, &[s.sum(chains[0][0])]) };
         }
@@ -203,7 +213,7 @@ impl Tile<'_> {
         let w = from_fn(|r| &self.w.row(self.rows.start + row + r)[k.start * size..k.end * size]);
         let kept = self.chains[row * T..(row + R) * T].as_chunks_mut::<T>().0;
         let mut chains: [[S::F; T]; R] = from_fn(|r| from_fn(|t| s.load(&kept[r][t])));
-        add_products::<S, W, R, T>(s, w, x, &mut chains);
+        add_products::<S, W, R, T>(s, w, x, &mut chains, None);
         for (kept, chains) in kept.iter_mut().zip(chains) {
             for (kept, chain) in kept.iter_mut().zip(chains) {
                 s.store(chain, kept);
@@ -212,18 +222,24 @@ impl Tile<'_> {
     }
 }
 
-/// Continues R · T chains by the products of R weight rows with T tokens, all of the same columns.
+/// Continues R · T chains by the products of R weight rows with T tokens, all of the same columns. As many bytes as
+/// the rows have, from `ahead` on, will be needed later.
 #[inline(always)]
 fn add_products<S: Simd, W: Weight, const R: usize, const T: usize>(
     s: S,
     w: [&[u8]; R],
     x: [&[f32]; T],
     chains: &mut [[S::F; T]; R],
+    ahead: Option<*const u8>,
 ) {
     let count = x[0].len() / 16;
     let w_chunks: [&[W::Chunk]; R] = from_fn(|r| &W::chunks(w[r]).0[..count]);
     let x_chunks: [&[[f32; 16]]; T] = from_fn(|t| &x[t].as_chunks().0[..count]);
     for i in 0..count {
+        if let Some(ahead) = ahead {
+            let bytes = R * size_of::<W::Chunk>();
+            prefetch(s, ahead.wrapping_add(i * bytes), bytes);
+        }
         let x: [S::F; T] = from_fn(|t| s.load(&x_chunks[t][i]));
         for r in 0..R {
             let w = W::load(s, &w_chunks[r][i]);
@@ -263,6 +279,7 @@ mod tests {
             &acts,
             x,
             &mut [Product { w, bias: None, out: &mut out, out_stride, add: false, low_rank: &[] }],
+            &[],
         );
         out
     }

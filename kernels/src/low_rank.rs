@@ -332,6 +332,7 @@ mod tests {
                 },
                 Product { w, bias: None, out: &mut two, out_stride: rows, add: false, low_rank: &second },
             ],
+            &[],
         );
         one.chunks(rows).zip(two.chunks(rows)).flat_map(|(a, b)| [a, b].concat()).collect()
     }

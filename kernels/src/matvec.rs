@@ -19,6 +19,7 @@ mod wide256;
 mod wide32;
 
 use crate::acts::{BLOCK, GROUP, Row};
+use crate::ahead::{Ahead, prefetch};
 use crate::format::{Group, Quantised, as_blocks, with_quantised};
 #[cfg(target_arch = "x86_64")]
 use crate::format::{TensorType, blocks};
@@ -28,15 +29,15 @@ use crate::panel::unpack_rest;
 use crate::team::Scratch;
 use std::ops::Range;
 
-/// Computes `rows` of `w` times `acts`, as token `t` of `out`.
+/// Computes `rows` of `w` times `acts`.
 pub(crate) fn matvec(
     isa: Isa,
     w: &Matrix,
     rows: Range<usize>,
     acts: Row,
-    t: usize,
     out: &Out,
     scratch: &mut Scratch,
+    ahead: Ahead,
 ) {
     #[cfg(target_arch = "x86_64")]
     if let (Isa::Avx512Vnni, Some(simd)) = (isa, crate::isa::Avx512Vnni::new()) {
@@ -44,7 +45,7 @@ pub(crate) fn matvec(
             ($($format:ident)*) => {
                 match w.ty() {
                     $(TensorType::$format => {
-                        let rows = Rows::<blocks::$format>::new(w, rows, acts, t, out, scratch);
+                        let rows = Rows::<blocks::$format>::new(w, rows, acts, out, scratch, ahead);
                         return simd.run(wide::WideRows(rows));
                     })*
                     _ => {}
@@ -53,7 +54,7 @@ pub(crate) fn matvec(
         }
         wide!(Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Iq4Nl Q2K Q3K Q4K Q5K Q6K Iq4Xs);
     }
-    with_quantised!(w.ty(), Q => isa.dispatch(Rows::<Q>::new(w, rows, acts, t, out, scratch)),
+    with_quantised!(w.ty(), Q => isa.dispatch(Rows::<Q>::new(w, rows, acts, out, scratch, ahead)),
         else => unreachable!("float weights have their own kernels"));
 }
 
@@ -63,9 +64,9 @@ pub(crate) struct Rows<'a, Q> {
     row_blocks: usize,
     rows: Range<usize>,
     acts: Row<'a>,
-    t: usize,
     out: &'a Out<'a>,
     scratch: &'a mut Scratch,
+    ahead: Ahead<'a>,
 }
 
 impl<'a, Q: Quantised> Rows<'a, Q> {
@@ -73,12 +74,12 @@ impl<'a, Q: Quantised> Rows<'a, Q> {
         w: &Matrix<'a>,
         rows: Range<usize>,
         acts: Row<'a>,
-        t: usize,
         out: &'a Out<'a>,
         scratch: &'a mut Scratch,
+        ahead: Ahead<'a>,
     ) -> Self {
         let row_blocks = w.cols() / Q::BLOCK_LEN;
-        Rows { blocks: as_blocks(w.data()), row_blocks, rows, acts, t, out, scratch }
+        Rows { blocks: as_blocks(w.data()), row_blocks, rows, acts, out, scratch, ahead }
     }
 }
 
@@ -93,10 +94,11 @@ impl<Q: Quantised> Op for Rows<'_, Q> {
             *init = -bias * sum;
         }
         let acts = Prepared::new(self.acts, init);
-        for r in self.rows {
-            let y = row::<S, Q>(simd, &self.blocks[r * self.row_blocks..(r + 1) * self.row_blocks], &acts);
+        for (i, r) in self.rows.enumerate() {
+            let blocks = &self.blocks[r * self.row_blocks..(r + 1) * self.row_blocks];
+            let y = row::<S, Q>(simd, blocks, &acts, self.ahead.after(i * size_of_val(blocks)));
             // SAFETY: this thread owns the rows it was given.
-            unsafe { self.out.put(self.t, r, &[y]) };
+            unsafe { self.out.put(self.acts.t, r, &[y]) };
         }
     }
 }
@@ -123,14 +125,15 @@ impl<'a> Prepared<'a> {
     }
 }
 
-/// The product of one row.
+/// The product of one row; as many bytes from `ahead` on will be needed later.
 #[inline(always)]
-fn row<S: Simd, Q: Quantised>(simd: S, blocks: &[Q], acts: &Prepared) -> f32 {
+fn row<S: Simd, Q: Quantised>(simd: S, blocks: &[Q], acts: &Prepared, ahead: *const u8) -> f32 {
     let mut acc = simd.f4_splat(0.0);
     let mut g = 0;
     let units = blocks.chunks_exact(Q::UNIT);
     let rest = units.remainder();
-    for unit in units {
+    for (i, unit) in units.enumerate() {
+        prefetch(simd, ahead.wrapping_add(i * size_of_val(unit)), size_of_val(unit));
         for half in 0..Q::HALVES {
             acc = step::<S, Q>(simd, acc, Q::unpack128(simd, unit, half), acts, g);
             g += 1;

@@ -243,7 +243,7 @@ fn forward_batch(
     }
     // Tokens whose stream is still of interest: all, but in the last layer those wanted only.
     let mut from = 0;
-    for (i, layer) in weights.layers.iter().enumerate() {
+    for i in 0..weights.layers.len() {
         if i + 1 == weights.layers.len() {
             from = n - wanted;
         }
@@ -252,7 +252,7 @@ fn forward_batch(
             return Ok(());
         }
         ws.cancel.check()?;
-        feed_forward(model, team, ws, layer, from..n)?;
+        feed_forward(model, team, ws, i, from..n)?;
         ws.cancel.check()?;
     }
 
@@ -262,7 +262,10 @@ fn forward_batch(
     ws.acts.set(team, h, wanted, width);
     let logits = &mut ws.logits[row * spec.vocab..][..wanted * spec.vocab];
     let deltas = ws.stack.of(OUTPUT, 0);
-    linear(team, &ws.acts, h, &mut [product(model, &weights.output, &deltas, logits, false)]);
+    // What comes after this is the next token.
+    let next = weights.layers.first().map(|layer| qkv(layer).map(|w| model.matrix(w)));
+    let next = next.as_ref().map_or(&[][..], |next| next);
+    linear(team, &ws.acts, h, &mut [product(model, &weights.output, &deltas, logits, false)], next);
     if spec.logit_scale != 1.0 {
         scale(logits, spec.logit_scale);
     }
@@ -313,7 +316,7 @@ fn attend(
     ws.acts.set(team, h, n, width);
     let (q, k, v) = (&mut ws.q[..n * q_width], &mut ws.k[..n * kv_width], &mut ws.v[..n * kv_width]);
     let stack = &ws.stack;
-    let [of_q, of_k, of_v] = [&layer.q, &layer.k, &layer.v].map(|w| stack.of_linear(w));
+    let [of_q, of_k, of_v] = qkv(layer).map(|w| stack.of_linear(w));
     linear(
         team,
         &ws.acts,
@@ -323,6 +326,7 @@ fn attend(
             product(model, &layer.k, &of_k, k, false),
             product(model, &layer.v, &of_v, v, false),
         ],
+        &[model.matrix(&layer.o)],
     );
     if let Some((of_q, of_k)) = &layer.qk_norms {
         rms_norm_heads(team, q, heads, dim, q_width, Some(of_q), eps);
@@ -359,11 +363,12 @@ fn attend(
     ws.acts.set(team, attended, m, q_width);
     let x = &mut ws.x[from * width..n * width];
     let of_o = stack.of_linear(&layer.o);
+    let next = [&layer.gate, &layer.up].map(|w| model.matrix(w));
     match &layer.attention_post_norm {
-        None => linear(team, &ws.acts, attended, &mut [product(model, &layer.o, &of_o, x, true)]),
+        None => linear(team, &ws.acts, attended, &mut [product(model, &layer.o, &of_o, x, true)], &next),
         Some(norm) => {
             let (t, h) = (&mut ws.t[..m * width], &mut ws.h[..m * width]);
-            linear(team, &ws.acts, attended, &mut [product(model, &layer.o, &of_o, t, false)]);
+            linear(team, &ws.acts, attended, &mut [product(model, &layer.o, &of_o, t, false)], &next);
             rms_norm(team, t, width, Some(norm), eps, h);
             add(x, h);
         }
@@ -371,17 +376,23 @@ fn attend(
     Ok(())
 }
 
-/// The second half of a layer, for tokens `rows` of the batch.
+/// The second half of layer `i`, for tokens `rows` of the batch.
 fn feed_forward(
     model: &Model,
     team: &Team,
     ws: &mut Workspace,
-    layer: &LayerWeights,
+    i: usize,
     rows: std::ops::Range<usize>,
 ) -> Result<()> {
     let spec = model.spec();
     let (ff, activation) = spec.dense()?;
     let (m, width, eps) = (rows.len(), spec.width, spec.norm_eps);
+    let layers = &model.weights().layers;
+    let layer = &layers[i];
+    let next: Vec<_> = match layers.get(i + 1) {
+        Some(layer) => qkv(layer).map(|w| model.matrix(w)).into(),
+        None => vec![model.matrix(&model.weights().output)],
+    };
     let x = &mut ws.x[rows.start * width..rows.end * width];
     let h = &mut ws.h[..m * width];
     rms_norm(team, x, width, Some(&layer.ffn_norm), eps, h);
@@ -396,20 +407,26 @@ fn feed_forward(
             product(model, &layer.gate, &of_gate, gate, false),
             product(model, &layer.up, &of_up, up, false),
         ],
+        &[model.matrix(&layer.down)],
     );
     ws.cancel.check()?;
     gate_with(team, activation, gate, up, gated);
     ws.acts.set(team, gated, m, ff);
     match &layer.ffn_post_norm {
-        None => linear(team, &ws.acts, gated, &mut [product(model, &layer.down, &of_down, x, true)]),
+        None => linear(team, &ws.acts, gated, &mut [product(model, &layer.down, &of_down, x, true)], &next),
         Some(norm) => {
             let t = &mut ws.t[..m * width];
-            linear(team, &ws.acts, gated, &mut [product(model, &layer.down, &of_down, t, false)]);
+            linear(team, &ws.acts, gated, &mut [product(model, &layer.down, &of_down, t, false)], &next);
             rms_norm(team, t, width, Some(norm), eps, h);
             add(x, h);
         }
     }
     Ok(())
+}
+
+/// The weights that a layer begins with.
+fn qkv(layer: &LayerWeights) -> [&Linear; 3] {
+    [&layer.q, &layer.k, &layer.v]
 }
 
 /// One product of all tokens held in the activations, `out` being `[n][rows]`.

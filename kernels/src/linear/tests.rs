@@ -103,7 +103,7 @@ impl Case {
         let bias = bias.then_some(&self.bias[..]);
         let product =
             Product { w: self.matrix(), bias, out: &mut out, out_stride: stride, add, low_rank: &[] };
-        linear(team, &acts, x, &mut [product]);
+        linear(team, &acts, x, &mut [product], &[]);
         assert!(out.chunks(stride).all(|row| row[self.rows..] == [0.25; 3]), "writes beyond its rows");
         out.chunks(stride).flat_map(|row| row[..self.rows].to_vec()).collect()
     }
@@ -223,10 +223,10 @@ fn several_products_in_one_phase_equal_single_ones() {
             let mut single = (ya.clone(), yb.clone());
             let product =
                 |w, out, out_stride| Product { w, bias: None, out, out_stride, add: false, low_rank: &[] };
-            linear(&team, &acts, &a.x, &mut [product(a.matrix(), &mut single.0, 70)]);
-            linear(&team, &acts, &a.x, &mut [product(b.matrix(), &mut single.1, 33)]);
+            linear(&team, &acts, &a.x, &mut [product(a.matrix(), &mut single.0, 70)], &[]);
+            linear(&team, &acts, &a.x, &mut [product(b.matrix(), &mut single.1, 33)], &[]);
             let mut both = [product(a.matrix(), &mut ya, 70), product(b.matrix(), &mut yb, 33)];
-            linear(&team, &acts, &a.x, &mut both);
+            linear(&team, &acts, &a.x, &mut both, &[]);
             assert_eq!((ya, yb), single, "{isa}");
         }
     }

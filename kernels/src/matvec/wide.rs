@@ -6,6 +6,7 @@
 //! one product and one multiply-add then serve four rows.
 use super::Rows;
 use crate::acts::Row;
+use crate::ahead::prefetch;
 use crate::format::Quantised;
 use crate::isa::{Avx512Vnni, Op, Simd, four, two};
 use std::arch::x86_64::*;
@@ -104,7 +105,7 @@ pub(crate) struct WideRows<'a, Q>(pub Rows<'a, Q>);
 impl<Q: Wide> WideRows<'_, Q> {
     #[inline(always)]
     pub fn call(self, simd: Avx512Vnni) {
-        let Rows { blocks, row_blocks, rows, acts, t, out, scratch } = self.0;
+        let Rows { blocks, row_blocks, rows, acts, out, scratch, ahead } = self.0;
         let (groups, steps) = (acts.d.len() / 4, acts.q.len() / Q::STEP);
         let size = acts.q.len() / 64 + groups * (1 + Q::MINS) + steps * Q::SUMS.len();
         let layout = lay_out::<Q>(acts, scratch.get(size * 64));
@@ -121,10 +122,12 @@ impl<Q: Wide> WideRows<'_, Q> {
                 &blocks[r * row_blocks..(r + 1) * row_blocks]
             });
             let four = four!(i => four[i].as_ptr().cast::<u8>());
+            let ahead = ahead.after((first - rows.start) * bytes);
             let y = op! {
                 let mut acc = _mm512_setzero_ps();
                 for s in 0..steps {
                     let at = s * step_bytes;
+                    prefetch(simd, ahead.wrapping_add(4 * at), 4 * step_bytes);
                     acc = Q::step(simd, four!(i => four[i].add(at)), &layout, s, acc);
                 }
                 if rest > 0 {
@@ -148,7 +151,7 @@ impl<Q: Wide> WideRows<'_, Q> {
                 y
             };
             // SAFETY: this thread owns the rows it was given.
-            unsafe { out.put(t, first, &y[..count]) };
+            unsafe { out.put(acts.t, first, &y[..count]) };
         }
     }
 }

@@ -44,7 +44,7 @@ impl Dora {
                 Matrix::new(TensorType::F32, rows, cols, &bytes).expect("as many bytes as were decoded");
             let product =
                 Product { w: part, bias: None, out: &mut wa, out_stride: ROWS, add: false, low_rank: &[] };
-            linear(team, &acts, a, &mut [product]);
+            linear(team, &acts, a, &mut [product], &[]);
             for r in 0..rows {
                 let w = &values[r * cols..][..cols];
                 let b = &b[(first + r) * rank..][..rank];
