@@ -100,7 +100,7 @@ impl KvCache {
     /// # Errors
     /// What `write` returns.
     pub fn dump(&self, write: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        self.blocks.iter().try_for_each(|block| write(block.bytes()))
+        self.blocks.iter().flat_map(|block| block.bytes()).try_for_each(write)
     }
 
     /// Bytes that [`KvCache::dump`] gives for `len` positions, `None` when that overflows.
@@ -116,7 +116,7 @@ impl KvCache {
     pub fn restore(&mut self, len: usize, read: &mut dyn FnMut(&mut [u8]) -> Result<()>) -> Result<()> {
         self.truncate(0);
         let filled = self.reserve(len).and_then(|()| {
-            self.blocks.iter_mut().try_for_each(|block| read(Arc::make_mut(block).bytes_mut()))
+            self.blocks.iter_mut().flat_map(|block| Arc::make_mut(block).bytes_mut()).try_for_each(read)
         });
         match filled {
             Ok(()) => self.len = len,

@@ -7,7 +7,7 @@
 //! keep the compiler from inlining the instructions or from holding the array in registers.
 #![allow(clippy::needless_range_loop)]
 use crate::isa::Simd;
-use crate::kv::{BLOCK, Elem};
+use crate::kv::{BLOCK, Cell, Elem, SCALED};
 use crate::math;
 use std::ops::Range;
 
@@ -35,12 +35,9 @@ pub(super) struct Rows<'a> {
 
 /// One block of keys and values for R rows.
 pub(super) struct Block<'a, E> {
-    /// `[dim][64]`
-    pub k: &'a [E],
-    /// `[64][v_stride]`
-    pub v: &'a [E],
-    /// Keys and values of the same shapes that will be needed next: asked of memory while these are at work.
-    pub ahead: (&'a [E], &'a [E]),
+    pub cell: Cell<'a, E>,
+    /// Numbers of the same shapes that will be needed next: asked of memory while these are at work.
+    pub ahead: Cell<'a, E>,
     pub v_stride: usize,
     pub soft_cap: Option<f32>,
 }
@@ -141,7 +138,20 @@ impl<'a, E: Elem> Block<'a, E> {
     ) {
         let columns = self.v_stride / 16;
         let acc: &mut [[f32; 16]] = acc.as_chunks_mut().0;
-        let (values, ahead) = (self.v.as_chunks::<16>().0, self.ahead.1.as_chunks::<16>().0);
+        let (values, ahead) = (self.cell.v.as_chunks::<16>().0, self.ahead.v.as_chunks::<16>().0);
+        // Weights times the scales of the one or two groups that these columns belong to.
+        let mut scaled = [[[0f32; BLOCK]; R]; 2];
+        if E::SCALES {
+            let scales = self.cell.v_scales.as_chunks::<16>().0.as_chunks::<VECTORS>().0;
+            for (g, scales) in scales[column / 2..(column + V).div_ceil(2)].iter().enumerate() {
+                for r in 0..R {
+                    let (p, scaled) = (p[r].as_chunks::<16>().0, scaled[g][r].as_chunks_mut::<16>().0);
+                    for i in 0..VECTORS {
+                        s.store(s.mul(s.load(&p[i]), s.load_f16(&scales[i])), &mut scaled[i]);
+                    }
+                }
+            }
+        }
         let mut sums = [[s.splat(0.0); V]; R];
         for r in 0..R {
             for i in 0..V {
@@ -153,9 +163,12 @@ impl<'a, E: Elem> Block<'a, E> {
             prefetch::<S, E, V>(s, &ahead[at.clone()]);
             let v = load::<S, E, V>(s, &values[at]);
             for r in 0..R {
-                let weight = s.splat(p[r][j]);
+                let weights = match E::SCALES {
+                    true => [s.splat(scaled[0][r][j]), s.splat(scaled[1][r][j])],
+                    false => [s.splat(p[r][j]); 2],
+                };
                 for i in 0..V {
-                    sums[r][i] = s.fma(weight, v[i], sums[r][i]);
+                    sums[r][i] = s.fma(weights[i / 2], v[i], sums[r][i]);
                 }
             }
         }
@@ -176,21 +189,32 @@ impl<'a, E: Elem> Block<'a, E> {
         p: &mut [[f32; BLOCK]; R],
     ) {
         let keys = |k: &'a [E]| k.as_chunks::<16>().0.as_chunks::<VECTORS>().0;
-        let mut sums = [[s.splat(0.0); V]; R];
-        for ((q, k), ahead) in q.iter().zip(keys(self.k)).zip(keys(self.ahead.0)) {
-            prefetch::<S, E, V>(s, &ahead[first..first + V]);
-            let k = load::<S, E, V>(s, &k[first..first + V]);
-            for r in 0..R {
-                let q = s.splat(q[r]);
-                for i in 0..V {
-                    sums[r][i] = s.fma(q, k[i], sums[r][i]);
+        let (k, ahead) = (keys(self.cell.k), keys(self.ahead.k));
+        // All dimensions, or those that share a scale.
+        let step = if E::SCALES { SCALED } else { k.len().max(1) };
+        for (g, q) in q.chunks(step).enumerate() {
+            let mut sums = [[s.splat(0.0); V]; R];
+            for ((q, k), ahead) in q.iter().zip(&k[g * step..]).zip(&ahead[g * step..]) {
+                prefetch::<S, E, V>(s, &ahead[first..first + V]);
+                let k = load::<S, E, V>(s, &k[first..first + V]);
+                for r in 0..R {
+                    let q = s.splat(q[r]);
+                    for i in 0..V {
+                        sums[r][i] = s.fma(q, k[i], sums[r][i]);
+                    }
                 }
             }
-        }
-        for r in 0..R {
-            let p: &mut [[f32; 16]] = p[r].as_chunks_mut().0;
-            for i in 0..V {
-                s.store(sums[r][i], &mut p[first + i]);
+            let scales = self.cell.k_scales.as_chunks::<16>().0;
+            for r in 0..R {
+                let p: &mut [[f32; 16]] = p[r].as_chunks_mut().0;
+                for i in 0..V {
+                    let p = &mut p[first + i];
+                    let sum = match E::SCALES {
+                        true => s.fma(sums[r][i], s.load_f16(&scales[g * VECTORS + first + i]), s.load(p)),
+                        false => sums[r][i],
+                    };
+                    s.store(sum, p);
+                }
             }
         }
     }

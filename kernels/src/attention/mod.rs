@@ -63,6 +63,7 @@ pub fn attention(team: &Team, args: &AttnArgs<'_>, out: &mut [f32]) {
     match job.shape.ty {
         KvType::F32 => run::<f32>(team, &job, out),
         KvType::F16 => run::<f16>(team, &job, out),
+        KvType::Q8_0 => run::<i8>(team, &job, out),
     }
 }
 

@@ -158,6 +158,8 @@ fn decode_prefill_and_threads_agree_bit_by_bit_over_chunks() {
         (vec![Isa::best()], KvType::F16, 3, 3, 64, 700),
         (vec![Isa::best()], KvType::F32, 1, 1, 128, 530),
         (vec![Isa::best()], KvType::F16, 2, 7, 64, 530),
+        (Isa::available().collect::<Vec<_>>(), KvType::Q8_0, 1, 2, 8, 600),
+        (vec![Isa::best()], KvType::Q8_0, 2, 5, 80, 530),
     ] {
         let mut case = Case::new(1, len, shape(ty, kv_heads, dim), kv_heads * group);
         check_all_ways(&case, &isas, &[1, 1, 17, 1, 100, 1]);
@@ -228,7 +230,7 @@ proptest! {
     #[test]
     fn any_shape_agrees_with_f64_and_itself(
         seed in any::<u64>(),
-        f16 in any::<bool>(),
+        ty in 0..KvType::ALL.len(),
         kv_heads in 1usize..3,
         group in 1usize..8,
         half_dim in 1usize..70,
@@ -237,7 +239,7 @@ proptest! {
         cap in proptest::option::of(1f32..60.0),
         splits in proptest::collection::vec(1usize..90, 2..6),
     ) {
-        let ty = if f16 { KvType::F16 } else { KvType::F32 };
+        let ty = KvType::ALL[ty];
         let mut case = Case::new(seed, len, shape(ty, kv_heads, 2 * half_dim), kv_heads * group);
         case.window = window;
         case.soft_cap = cap;

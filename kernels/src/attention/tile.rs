@@ -199,9 +199,9 @@ impl<E: Elem> Op for Step<'_, '_, E> {
     fn call<S: Simd>(self, s: S) {
         let Step { job, cell: (index, kv_head), ahead, rows, q, state, .. } = self;
         let args = job.args;
-        let (k, v) = E::cell(&args.blocks[index], args.layer, kv_head);
+        let cell = E::cell(&args.blocks[index], args.layer, kv_head);
         let ahead = E::cell(&args.blocks[ahead.0], args.layer, ahead.1);
-        let block = Block { k, v, ahead, v_stride: job.v_stride(), soft_cap: args.soft_cap };
+        let block = Block { cell, ahead, v_stride: job.v_stride(), soft_cap: args.soft_cap };
         let size = part_size::<S>(rows.len());
         for first in (0..rows.len()).step_by(size) {
             let part = first..rows.len().min(first + size);

@@ -49,6 +49,14 @@ macro_rules! impl_floats {
                 op!([_mm256_cvtph_ps(_mm_loadu_si128(x)), _mm256_cvtph_ps(_mm_loadu_si128(x.add(1)))])
             }
             #[inline(always)]
+            fn load_i8(self, x: &[i8; 16]) -> Self::F {
+                op! {
+                    let x = _mm_loadu_si128(x.as_ptr().cast());
+                    let wide = |x| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x));
+                    [wide(x), wide(_mm_srli_si128::<8>(x))]
+                }
+            }
+            #[inline(always)]
             fn store(self, v: Self::F, out: &mut [f32; 16]) {
                 op! {
                     _mm256_storeu_ps(out.as_mut_ptr(), v[0]);

@@ -50,6 +50,10 @@ impl Floats for Avx512Vnni {
         op!(_mm512_cvtph_ps(_mm256_loadu_si256(f16_ptr(x))))
     }
     #[inline(always)]
+    fn load_i8(self, x: &[i8; 16]) -> __m512 {
+        op!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))))
+    }
+    #[inline(always)]
     fn store(self, v: __m512, out: &mut [f32; 16]) {
         op!(_mm512_storeu_ps(out.as_mut_ptr(), v))
     }

@@ -72,6 +72,10 @@ impl Floats for Scalar {
         map(*x, f16::to_f32)
     }
     #[inline(never)]
+    fn load_i8(self, x: &[i8; 16]) -> Self::F {
+        map(*x, f32::from)
+    }
+    #[inline(never)]
     fn store(self, v: Self::F, out: &mut [f32; 16]) {
         *out = v;
     }

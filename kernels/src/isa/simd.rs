@@ -85,6 +85,8 @@ pub trait Floats: Copy {
     fn load_bf16_le(self, x: &[u8; 32]) -> Self::F;
     /// Lane i = `x[i]`.
     fn load_f16(self, x: &[f16; 16]) -> Self::F;
+    /// Lane i = `x[i]`.
+    fn load_i8(self, x: &[i8; 16]) -> Self::F;
     /// `out[i]` = lane i.
     fn store(self, v: Self::F, out: &mut [f32; 16]);
     /// `out[i]` = lane i, for as many as `out` holds (at most 16).

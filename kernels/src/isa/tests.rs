@@ -74,6 +74,7 @@ impl Op for FloatOps {
         r.push(("load_f16", out(s.load_f16(&h))));
         let mut q = [0i8; 16];
         s.store_i8(s.max(s.min(a, s.splat(127.0)), s.splat(-127.0)), &mut q);
+        r.push(("load_i8", out(s.load_i8(&q))));
         r.push(("store_i8", q.map(|q| q as u32).to_vec()));
         r.push(("add", out(s.add(a, b))));
         r.push(("sub", out(s.sub(a, b))));

@@ -5,18 +5,23 @@
 //!
 //! Inside a block each layer and head has a cell. Its keys are transposed, `[dim][64]`: the scores of 64 positions
 //! are 64 lanes that never need a horizontal sum. Its values are `[64][dim]`, rows padded to 16 values: their weighted
-//! sum has the dimensions as lanes.
+//! sum has the dimensions as lanes. Numbers of 8 bits share a scale along [`SCALED`] dimensions of a key or value; the
+//! scales of a cell stand apart, `[groups of dimensions][64]`, so that those of 64 positions are lanes, too.
+mod elem;
 mod store;
 
+pub(crate) use elem::{Cell, Elem};
 pub use store::store;
 
-use crate::buffer::{Buffer, Plain};
-use crate::isa::Floats;
+use crate::buffer::Buffer;
 use half::f16;
 use std::collections::TryReserveError;
 
 /// Positions in one block.
 pub const BLOCK: usize = 64;
+
+/// Dimensions that share a scale where numbers have one, as in the format Q8_0.
+pub(crate) const SCALED: usize = 32;
 
 /// Names how the bytes of a block are arranged, for caches on disk: it changes with whatever a block of one shape
 /// would read differently.
@@ -29,17 +34,20 @@ pub enum KvType {
     F32,
     /// 16-bit floats, rounded to nearest even; values beyond ±65504 become ±65504.
     F16,
+    /// 8-bit integers with one f16 scale per 32 dimensions: the largest becomes ±127.
+    Q8_0,
 }
 
 impl KvType {
     /// Every type.
-    pub const ALL: &'static [KvType] = &[KvType::F32, KvType::F16];
+    pub const ALL: &'static [KvType] = &[KvType::F32, KvType::F16, KvType::Q8_0];
 
     /// Lower-case name, as on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             KvType::F32 => "f32",
             KvType::F16 => "f16",
+            KvType::Q8_0 => "q8_0",
         }
     }
 
@@ -48,11 +56,12 @@ impl KvType {
         Self::ALL.iter().copied().find(|t| t.name().eq_ignore_ascii_case(name))
     }
 
-    /// Bytes of a value.
+    /// Bytes of a value, its scale not counted.
     const fn bytes(self) -> usize {
         match self {
             KvType::F32 => 4,
             KvType::F16 => 2,
+            KvType::Q8_0 => 1,
         }
     }
 }
@@ -81,7 +90,9 @@ impl KvShape {
     pub const fn block_bytes(&self) -> Option<usize> {
         let Some(cells) = self.layers.checked_mul(self.kv_heads) else { return None };
         let Some(values) = cells.checked_mul(self.cell()) else { return None };
-        values.checked_mul(self.ty.bytes())
+        let Some(values) = values.checked_mul(self.ty.bytes()) else { return None };
+        let Some(scales) = cells.checked_mul(2 * self.scales() * size_of::<f16>()) else { return None };
+        values.checked_add(scales)
     }
 
     /// Values between two rows of V.
@@ -94,6 +105,14 @@ impl KvShape {
         self.dim.saturating_add(self.v_stride()).saturating_mul(BLOCK)
     }
 
+    /// Scales of the keys, and of the values, of one layer and head.
+    const fn scales(&self) -> usize {
+        match self.ty {
+            KvType::F32 | KvType::F16 => 0,
+            KvType::Q8_0 => self.dim.div_ceil(SCALED).saturating_mul(BLOCK),
+        }
+    }
+
     /// Which cell.
     fn index(&self, layer: usize, kv_head: usize) -> usize {
         assert!(
@@ -104,81 +123,12 @@ impl KvShape {
     }
 }
 
-/// A floating-point number as the cache stores it.
-pub(crate) trait Elem: Plain {
-    const ZERO: Self;
-
-    fn to_f32(self) -> f32;
-
-    /// 16 values as f32.
-    fn load<S: Floats>(s: S, x: &[Self; 16]) -> S::F;
-
-    /// 16 values from f32.
-    fn store<S: Floats>(s: S, v: S::F, out: &mut [Self; 16]);
-
-    /// The cells of a block.
-    ///
-    /// # Panics
-    /// If the block stores another type.
-    fn cells(block: &KvBlock) -> &Cells<Self>;
-
-    /// Likewise.
-    fn cells_mut(block: &mut KvBlock) -> &mut Cells<Self>;
-
-    /// The key panel `[dim][64]` and the value rows `[64][v_stride]` of one head.
-    #[inline(always)]
-    fn cell(block: &KvBlock, layer: usize, kv_head: usize) -> (&[Self], &[Self]) {
-        let size = block.shape.cell();
-        let cell = &Self::cells(block)[block.shape.index(layer, kv_head) * size..][..size];
-        cell.split_at(block.shape.dim * BLOCK)
-    }
-}
-
-macro_rules! elem {
-    ($type:ty, $zero:expr, $variant:ident, $load:ident, |$s:ident, $v:ident, $out:ident| $store:expr) => {
-        impl Elem for $type {
-            const ZERO: Self = $zero;
-
-            fn to_f32(self) -> f32 {
-                f32::from(self)
-            }
-
-            #[inline(always)]
-            fn load<S: Floats>(s: S, x: &[Self; 16]) -> S::F {
-                s.$load(x)
-            }
-
-            #[inline(always)]
-            fn store<S: Floats>($s: S, $v: S::F, $out: &mut [Self; 16]) {
-                $store
-            }
-
-            #[inline(always)]
-            fn cells(block: &KvBlock) -> &Cells<Self> {
-                let Data::$variant(cells) = &block.data else { other_type(block) };
-                cells
-            }
-
-            fn cells_mut(block: &mut KvBlock) -> &mut Cells<Self> {
-                match &mut block.data {
-                    Data::$variant(cells) => cells,
-                    _ => panic!("the cache block stores {}", block.shape.ty),
-                }
-            }
-        }
-    };
-}
-elem!(f32, 0.0, F32, load, |s, v, out| s.store(v, out));
-// An infinity would turn what a query does not see, 0 · ∞, into NaN.
-elem!(f16, f16::ZERO, F16, load_f16, |s, v, out| s
-    .store_f16(s.min(s.max(v, s.splat(-65504.0)), s.splat(65504.0)), out));
-
 #[cold]
-fn other_type(block: &KvBlock) -> ! {
-    panic!("the cache block stores {}", block.shape.ty)
+fn other_type(ty: KvType) -> ! {
+    panic!("the cache block stores {ty}")
 }
 
-/// Keys and values as floats of one type: `[layer][kv head]` cells of a key panel `[dim][64]` and, right behind it,
+/// Keys and values as numbers of one type: `[layer][kv head]` cells of a key panel `[dim][64]` and, right behind it,
 /// value rows `[64][v_stride]`. Decoding reads the cells of neighbouring heads one after the other, and long runs are
 /// what memory is fast at.
 pub(crate) type Cells<E> = Buffer<E>;
@@ -187,6 +137,17 @@ pub(crate) type Cells<E> = Buffer<E>;
 enum Data {
     F32(Cells<f32>),
     F16(Cells<f16>),
+    Q8_0(Cells<i8>),
+}
+
+impl Data {
+    fn ty(&self) -> KvType {
+        match self {
+            Data::F32(_) => KvType::F32,
+            Data::F16(_) => KvType::F16,
+            Data::Q8_0(_) => KvType::Q8_0,
+        }
+    }
 }
 
 /// 64 positions of all layers and key/value heads.
@@ -194,6 +155,8 @@ enum Data {
 pub struct KvBlock {
     shape: KvShape,
     data: Data,
+    /// `[layer][kv head][keys, values][groups][64]`, empty for floats.
+    scales: Buffer<f16>,
 }
 
 impl KvBlock {
@@ -206,8 +169,10 @@ impl KvBlock {
         let data = match shape.ty {
             KvType::F32 => Data::F32(Buffer::try_zeros(len)?),
             KvType::F16 => Data::F16(Buffer::try_zeros(len)?),
+            KvType::Q8_0 => Data::Q8_0(Buffer::try_zeros(len)?),
         };
-        Ok(Self { shape, data })
+        let scales = shape.layers.saturating_mul(shape.kv_heads).saturating_mul(2 * shape.scales());
+        Ok(Self { shape, data, scales: Buffer::try_zeros(scales)? })
     }
 
     /// What the block holds.
@@ -215,31 +180,36 @@ impl KvBlock {
         &self.shape
     }
 
-    /// All numbers as bytes, arranged as [`LAYOUT`] says: what a saved cache consists of.
-    pub fn bytes(&self) -> &[u8] {
-        match &self.data {
+    /// All numbers as bytes, then all scales, arranged as [`LAYOUT`] says: what a saved cache consists of.
+    pub fn bytes(&self) -> [&[u8]; 2] {
+        let numbers = match &self.data {
             Data::F32(cells) => cells.bytes(),
             Data::F16(cells) => cells.bytes(),
-        }
+            Data::Q8_0(cells) => cells.bytes(),
+        };
+        [numbers, self.scales.bytes()]
     }
 
     /// Likewise, to be filled with what [`KvBlock::bytes`] of another block of this shape gave. Any other bytes are
     /// some numbers, too, perhaps not finite ones.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        match &mut self.data {
+    pub fn bytes_mut(&mut self) -> [&mut [u8]; 2] {
+        let numbers = match &mut self.data {
             Data::F32(cells) => cells.bytes_mut(),
             Data::F16(cells) => cells.bytes_mut(),
-        }
+            Data::Q8_0(cells) => cells.bytes_mut(),
+        };
+        [numbers, self.scales.bytes_mut()]
     }
 
     /// The stored key and value at position `at` (in the block) of one head, `[dim]` each: for tests and tools.
     pub fn read(&self, layer: usize, kv_head: usize, at: usize, key: &mut [f32], value: &mut [f32]) {
         fn copy<E: Elem>(block: &KvBlock, place: [usize; 3], key: &mut [f32], value: &mut [f32]) {
             let [layer, kv_head, at] = place;
-            let (k, v) = E::cell(block, layer, kv_head);
+            let cell = E::cell(block, layer, kv_head);
+            let scale = |scales: &[f16], d: usize| scales.get(d / SCALED * BLOCK + at).map_or(1.0, |d| d.to_f32());
             for d in 0..block.shape.dim {
-                key[d] = k[d * BLOCK + at].to_f32();
-                value[d] = v[at * block.shape.v_stride() + d].to_f32();
+                key[d] = cell.k[d * BLOCK + at].to_f32() * scale(cell.k_scales, d);
+                value[d] = cell.v[at * block.shape.v_stride() + d].to_f32() * scale(cell.v_scales, d);
             }
         }
         assert!(
@@ -249,6 +219,7 @@ impl KvBlock {
         match self.shape.ty {
             KvType::F32 => copy::<f32>(self, [layer, kv_head, at], key, value),
             KvType::F16 => copy::<f16>(self, [layer, kv_head, at], key, value),
+            KvType::Q8_0 => copy::<i8>(self, [layer, kv_head, at], key, value),
         }
     }
 }
@@ -302,6 +273,51 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Every value is the nearest multiple of its group's scale, which is that of Q8_0, also in the last group that is
+    /// not whole; other positions stay as they are.
+    #[test]
+    fn eight_bits_share_a_scale_by_32_dimensions() {
+        let (kv_heads, dim, n, pos0) = (2, 80, 70, 60);
+        let shape = KvShape { ty: KvType::Q8_0, layers: 2, kv_heads, dim };
+        let width = kv_heads * dim;
+        let mut random = Random::new(9);
+        let (mut k, v) = (random.normals(n * width, 3.0), random.normals(n * width, 0.01));
+        k[..32].fill(0.0);
+        for isa in Isa::available() {
+            for threads in [1, 3] {
+                let mut blocks = cache(shape, 3);
+                store(&Team::new(threads, isa).unwrap(), &mut blocks, 1, pos0, &k, &v);
+                let check = |stored: &[f32], x: &[f32]| {
+                    for (stored, x) in stored.chunks(SCALED).zip(x.chunks(SCALED)) {
+                        let largest = x.iter().fold(0f32, |max, x| max.max(x.abs()));
+                        let d = f16::from_f32(largest / 127.0).to_f32();
+                        for (stored, x) in stored.iter().zip(x) {
+                            assert!((stored - x).abs() <= d * 0.5001 + largest / 2048.0, "{isa}: {stored} for {x}");
+                            let q = if d == 0.0 { 0.0 } else { stored / d };
+                            assert!((q - q.round()).abs() < 1e-3 && q.abs() < 127.01, "{isa}: {stored} of {d}");
+                        }
+                    }
+                };
+                for pos in 0..3 * BLOCK {
+                    for head in 0..kv_heads {
+                        let zeros = (vec![0.0; dim], vec![0.0; dim]);
+                        assert_eq!(read(&blocks, 0, head, pos), zeros);
+                        let (key, value) = read(&blocks, 1, head, pos);
+                        match pos.checked_sub(pos0).filter(|&at| at < n) {
+                            Some(at) => {
+                                let range = at * width + head * dim..at * width + (head + 1) * dim;
+                                check(&key, &k[range.clone()]);
+                                check(&value, &v[range]);
+                            }
+                            None => assert_eq!((key, value), zeros),
+                        }
+                    }
+                }
+            }
+        }
+        assert_eq!(cache(shape, 1)[0].bytes().map(<[u8]>::len).iter().sum::<usize>(), shape.block_bytes().unwrap());
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Writing keys and values into cache blocks.
-use super::{BLOCK, Elem, KvBlock, KvShape, KvType};
+use super::{BLOCK, Elem, KvBlock, KvShape, KvType, SCALED};
 use crate::isa::{Op, Simd};
 use crate::team::{SharedMut, Team};
 use half::f16;
@@ -31,6 +31,7 @@ pub fn store(team: &Team, blocks: &mut [Arc<KvBlock>], layer: usize, pos0: usize
     match shape.ty {
         KvType::F32 => store_as::<f32>(team, blocks, input),
         KvType::F16 => store_as::<f16>(team, blocks, input),
+        KvType::Q8_0 => store_as::<i8>(team, blocks, input),
     }
 }
 
@@ -46,13 +47,14 @@ struct Input<'a> {
 
 fn store_as<E: Elem>(team: &Team, blocks: &mut [Arc<KvBlock>], input: Input<'_>) {
     let Input { shape, layer, .. } = input;
-    let size = shape.kv_heads * shape.cell();
-    let first = shape.index(layer, 0) * shape.cell();
+    let part = |size: usize| shape.index(layer, 0) * size..(shape.index(layer, 0) + shape.kv_heads) * size;
     let cells: Vec<_> = blocks
         .iter_mut()
         .map(|block| {
             assert_eq!(block.shape, shape, "cache blocks differ in shape");
-            SharedMut::new(&mut E::cells_mut(Arc::make_mut(block))[first..first + size])
+            let KvBlock { data, scales, .. } = Arc::make_mut(block);
+            let numbers = &mut E::cells_mut(data)[part(shape.cell())];
+            (SharedMut::new(numbers), SharedMut::new(&mut scales[part(2 * shape.scales())]))
         })
         .collect();
     let units = cells.len() * shape.kv_heads;
@@ -64,8 +66,8 @@ fn store_as<E: Elem>(team: &Team, blocks: &mut [Arc<KvBlock>], input: Input<'_>)
 /// Writes (block, head) units.
 struct Write<'a, E> {
     input: Input<'a>,
-    /// Of each block, the cells of the layer's heads.
-    cells: &'a [SharedMut<'a, E>],
+    /// Of each block, the cells of the layer's heads, and their scales.
+    cells: &'a [(SharedMut<'a, E>, SharedMut<'a, f16>)],
     units: Range<usize>,
     of: PhantomData<E>,
 }
@@ -81,27 +83,39 @@ impl<E: Elem> Op for Write<'_, E> {
         for unit in self.units {
             let (block, head) = (unit / shape.kv_heads, unit % shape.kv_heads);
             // SAFETY: each unit, and so each cell, belongs to one thread.
-            let cell = unsafe { self.cells[block].slice(head * size..(head + 1) * size) };
+            let (cell, factors) = unsafe {
+                let (cells, factors) = &self.cells[block];
+                let scales = 2 * shape.scales();
+                (cells.slice(head * size..(head + 1) * size), factors.slice(head * scales..(head + 1) * scales))
+            };
             let (panel, rows) = cell.split_at_mut(dim * BLOCK);
+            let (k_scales, v_scales) = factors.split_at_mut(shape.scales());
             let start = pos0 / BLOCK * BLOCK + block * BLOCK;
             let here = start.max(pos0)..(start + BLOCK).min(pos0 + n);
             let place = |position: usize, d: usize| (position - pos0) * width + head * dim + d;
-            for d in (0..dim).step_by(16) {
-                let count = (dim - d).min(16);
+            for d in (0..dim).step_by(SCALED) {
+                let count = (dim - d).min(SCALED);
+                let load = |x: &[f32]| [s.load_part(&x[..count.min(16)]), s.load_part(&x[count.min(16)..count])];
                 // Rounded rows first: then only small elements are transposed.
-                let mut keys = [[E::ZERO; 16]; BLOCK];
+                let mut keys = [[[E::ZERO; 16]; 2]; BLOCK];
                 for (position, keys) in here.clone().zip(&mut keys) {
-                    let at = place(position, d);
-                    E::store(s, s.load_part(&k[at..at + count]), keys);
-                    let values = &mut rows[(position - start) * stride + d..][..16];
-                    if let Some(values) = values.first_chunk_mut() {
-                        E::store(s, s.load_part(&v[at..at + count]), values);
+                    let (at, lane) = (place(position, d), position - start);
+                    let scale = E::encode(s, load(&k[at..at + count]), keys);
+                    let mut values = [[E::ZERO; 16]; 2];
+                    let v_scale = E::encode(s, load(&v[at..at + count]), &mut values);
+                    let row = &mut rows[lane * stride + d..(lane + 1) * stride];
+                    for (out, values) in row.as_chunks_mut::<16>().0.iter_mut().zip(values) {
+                        *out = values;
+                    }
+                    if E::SCALES {
+                        k_scales[d / SCALED * BLOCK + lane] = scale;
+                        v_scales[d / SCALED * BLOCK + lane] = v_scale;
                     }
                 }
                 let positions = here.start - start..here.end - start;
                 for (i, column) in panel[d * BLOCK..].chunks_exact_mut(BLOCK).take(count).enumerate() {
                     for (stored, key) in column[positions.clone()].iter_mut().zip(&keys) {
-                        *stored = key[i];
+                        *stored = key[i / 16][i % 16];
                     }
                 }
             }

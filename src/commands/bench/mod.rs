@@ -6,6 +6,7 @@ use lapwing::cost::bytes_per_token;
 use lapwing::engine::{parse_isa, team};
 use lapwing::sampler::Rng;
 use lapwing_kernels::isa::Isa;
+use lapwing_kernels::kv::{BLOCK, KvShape};
 use lapwing_kernels::probe::int8_peak;
 use lapwing_kernels::team::Team;
 use lapwing_models::decoder::{MAX_BATCH, Want, Workspace, forward};
@@ -272,14 +273,15 @@ fn measure(
 /// Bytes of keys and values that one generated token reads, on average over the test.
 fn cache_bytes(model: &Model, test: &Test) -> u64 {
     let spec = model.spec();
-    let value = if test.kv == KvType::F32 { 4 } else { 2 };
+    let shape = KvShape { ty: test.kv, layers: 1, kv_heads: spec.kv_heads, dim: spec.head_dim };
+    let block = shape.block_bytes().unwrap_or_default();
     let layer = |window: Option<usize>| {
         let seen =
             (0..test.n_gen).map(|i| (test.n_depth + test.n_prompt + i).min(window.unwrap_or(usize::MAX)));
         seen.sum::<usize>() / test.n_gen.max(1)
     };
     let positions: usize = spec.layers.iter().map(|l| layer(l.window)).sum();
-    (positions * 2 * spec.kv_width() * value) as u64
+    (positions * block / BLOCK) as u64
 }
 
 /// A row with everything but its measurements.

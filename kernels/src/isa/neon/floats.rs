@@ -71,6 +71,19 @@ impl<M: Multiply> Floats for Token<M> {
         }
     }
     #[inline(always)]
+    fn load_i8(self, x: &[i8; 16]) -> Self::F {
+        neon! {
+            let x = vld1q_s8(x.as_ptr());
+            let (lo, hi) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
+            [
+                vcvtq_f32_s32(vmovl_s16(vget_low_s16(lo))),
+                vcvtq_f32_s32(vmovl_high_s16(lo)),
+                vcvtq_f32_s32(vmovl_s16(vget_low_s16(hi))),
+                vcvtq_f32_s32(vmovl_high_s16(hi)),
+            ]
+        }
+    }
+    #[inline(always)]
     fn store(self, v: Self::F, out: &mut [f32; 16]) {
         registers!(i => vst1q_f32(out.as_mut_ptr().add(4 * i), v[i]));
     }
