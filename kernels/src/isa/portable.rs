@@ -91,6 +91,10 @@ impl Floats for Portable {
         lanes(|i| f16_value(x[i].to_bits()))
     }
     #[inline]
+    fn load_i8(self, x: &[i8; 16]) -> Self::F {
+        lanes(|i| f32::from(x[i]))
+    }
+    #[inline]
     fn store(self, v: Self::F, out: &mut [f32; 16]) {
         *out = cast(v);
     }

@@ -47,7 +47,8 @@ pub(crate) trait Elem: Plain {
     /// The numbers of one head.
     #[inline(always)]
     fn cell(block: &KvBlock, layer: usize, kv_head: usize) -> Cell<'_, Self> {
-        let (index, size, scales) = (block.shape.index(layer, kv_head), block.shape.cell(), block.shape.scales());
+        let (index, size, scales) =
+            (block.shape.index(layer, kv_head), block.shape.cell(), block.shape.scales());
         let (k, v) = Self::cells(block)[index * size..][..size].split_at(block.shape.dim * BLOCK);
         let (k_scales, v_scales) = block.scales[index * 2 * scales..][..2 * scales].split_at(scales);
         Cell { k, v, k_scales, v_scales }

@@ -133,8 +133,9 @@ fn other_type(ty: KvType) -> ! {
 /// what memory is fast at.
 pub(crate) type Cells<E> = Buffer<E>;
 
+/// The numbers of a block.
 #[derive(Clone)]
-enum Data {
+pub(crate) enum Data {
     F32(Cells<f32>),
     F16(Cells<f16>),
     Q8_0(Cells<i8>),
@@ -206,7 +207,8 @@ impl KvBlock {
         fn copy<E: Elem>(block: &KvBlock, place: [usize; 3], key: &mut [f32], value: &mut [f32]) {
             let [layer, kv_head, at] = place;
             let cell = E::cell(block, layer, kv_head);
-            let scale = |scales: &[f16], d: usize| scales.get(d / SCALED * BLOCK + at).map_or(1.0, |d| d.to_f32());
+            let scale =
+                |scales: &[f16], d: usize| scales.get(d / SCALED * BLOCK + at).map_or(1.0, |d| d.to_f32());
             for d in 0..block.shape.dim {
                 key[d] = cell.k[d * BLOCK + at].to_f32() * scale(cell.k_scales, d);
                 value[d] = cell.v[at * block.shape.v_stride() + d].to_f32() * scale(cell.v_scales, d);
@@ -294,9 +296,15 @@ mod tests {
                         let largest = x.iter().fold(0f32, |max, x| max.max(x.abs()));
                         let d = f16::from_f32(largest / 127.0).to_f32();
                         for (stored, x) in stored.iter().zip(x) {
-                            assert!((stored - x).abs() <= d * 0.5001 + largest / 2048.0, "{isa}: {stored} for {x}");
+                            assert!(
+                                (stored - x).abs() <= d * 0.5001 + largest / 2048.0,
+                                "{isa}: {stored} for {x}"
+                            );
                             let q = if d == 0.0 { 0.0 } else { stored / d };
-                            assert!((q - q.round()).abs() < 1e-3 && q.abs() < 127.01, "{isa}: {stored} of {d}");
+                            assert!(
+                                (q - q.round()).abs() < 1e-3 && q.abs() < 127.01,
+                                "{isa}: {stored} of {d}"
+                            );
                         }
                     }
                 };
@@ -317,7 +325,10 @@ mod tests {
                 }
             }
         }
-        assert_eq!(cache(shape, 1)[0].bytes().map(<[u8]>::len).iter().sum::<usize>(), shape.block_bytes().unwrap());
+        assert_eq!(
+            cache(shape, 1)[0].bytes().map(<[u8]>::len).iter().sum::<usize>(),
+            shape.block_bytes().unwrap()
+        );
     }
 
     #[test]

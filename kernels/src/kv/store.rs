@@ -86,7 +86,10 @@ impl<E: Elem> Op for Write<'_, E> {
             let (cell, factors) = unsafe {
                 let (cells, factors) = &self.cells[block];
                 let scales = 2 * shape.scales();
-                (cells.slice(head * size..(head + 1) * size), factors.slice(head * scales..(head + 1) * scales))
+                (
+                    cells.slice(head * size..(head + 1) * size),
+                    factors.slice(head * scales..(head + 1) * scales),
+                )
             };
             let (panel, rows) = cell.split_at_mut(dim * BLOCK);
             let (k_scales, v_scales) = factors.split_at_mut(shape.scales());
@@ -95,7 +98,8 @@ impl<E: Elem> Op for Write<'_, E> {
             let place = |position: usize, d: usize| (position - pos0) * width + head * dim + d;
             for d in (0..dim).step_by(SCALED) {
                 let count = (dim - d).min(SCALED);
-                let load = |x: &[f32]| [s.load_part(&x[..count.min(16)]), s.load_part(&x[count.min(16)..count])];
+                let load =
+                    |x: &[f32]| [s.load_part(&x[..count.min(16)]), s.load_part(&x[count.min(16)..count])];
                 // Rounded rows first: then only small elements are transposed.
                 let mut keys = [[[E::ZERO; 16]; 2]; BLOCK];
                 for (position, keys) in here.clone().zip(&mut keys) {

@@ -50,7 +50,7 @@ fn product(isa: Isa, w: &Matrix, x: &[f32], n: usize) -> Box<[f32]> {
     let mut out = vec![0.0; n * w.rows()].into_boxed_slice();
     let product =
         Product { w: *w, bias: None, out: &mut out, out_stride: w.rows(), add: false, low_rank: &[] };
-    linear(&team, &acts, x, &mut [product]);
+    linear(&team, &acts, x, &mut [product], &[]);
     out
 }
 
