@@ -1,6 +1,6 @@
 //! Sessions on disk: conversations with their tokens, settings and stack, and, if wished, the cache.
 //!
-//! A file is a fixed start ([`START`] bytes), a header in JSON, and the blocks of the cache. The start has the lengths
+//! A file is a fixed start (64 bytes), a header in JSON, and the blocks of the cache. The start has the lengths
 //! and checksums of both. A file comes from strangers like any other: nothing in it is believed before it is checked.
 //! Files are written beside their place and renamed, so that a reader finds the old or the new one.
 use std::fs::File;

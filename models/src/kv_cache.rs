@@ -112,7 +112,7 @@ impl KvCache {
     /// infinite ones, which the forward pass reports.
     ///
     /// # Errors
-    /// As [`reserve`](Self::reserve), and what `read` returns; the cache is then empty.
+    /// As when room is made for tokens, and what `read` returns; the cache is then empty.
     pub fn restore(&mut self, len: usize, read: &mut dyn FnMut(&mut [u8]) -> Result<()>) -> Result<()> {
         self.truncate(0);
         let filled = self.reserve(len).and_then(|()| {

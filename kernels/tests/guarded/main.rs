@@ -42,6 +42,11 @@ impl Random {
     }
 }
 
+/// Lengths of 1 to 257 blocks; under an emulator, which is slow, every 16th of them.
+fn lengths() -> impl Iterator<Item = usize> {
+    (1..=257).step_by(if std::env::var_os("LAPWING_EMULATED").is_some() { 16 } else { 1 })
+}
+
 /// A product of some tokens, in buffers of just their size.
 fn product(isa: Isa, w: &Matrix, x: &[f32], n: usize) -> Box<[f32]> {
     let team = Team::new(1, isa).unwrap();
@@ -89,7 +94,7 @@ fn the_guard_is_there() {
 fn products_of_any_length_and_bytes() {
     let mut random = Random(1);
     for &ty in TensorType::ALL {
-        for blocks in 1..=257 {
+        for blocks in lengths() {
             let cols = blocks * ty.block_len();
             let bytes = random.bytes(2 * ty.row_bytes(cols).unwrap());
             let w = Matrix::new(ty, 2, cols, &bytes).unwrap();
@@ -140,7 +145,7 @@ fn products_of_extreme_bytes_and_activations() {
 fn rows_of_any_length() {
     let mut random = Random(4);
     for &ty in TensorType::ALL {
-        for blocks in 0..=257 {
+        for blocks in std::iter::once(0).chain(lengths()) {
             let mut bytes = random.bytes(blocks * ty.block_bytes());
             let mut values = vec![0.0; blocks * ty.block_len()].into_boxed_slice();
             decode_row(ty, &bytes, &mut values);
@@ -157,7 +162,7 @@ fn steps_between_products_of_any_length() {
     let mut random = Random(5);
     for isa in Isa::available() {
         let team = Team::new(1, isa).unwrap();
-        for len in 1..=257 {
+        for len in lengths() {
             let (x, weight) = (random.values(2 * len), random.values(len));
             let mut out = vec![0.0; 2 * len].into_boxed_slice();
             rms_norm(&team, &x, len, Some(&weight), 1e-5, &mut out);
@@ -180,7 +185,7 @@ fn attention_over_any_length() {
     let mut random = Random(6);
     for isa in Isa::available() {
         let team = Team::new(1, isa).unwrap();
-        for (round, n) in (1..=257usize).enumerate() {
+        for (round, n) in lengths().enumerate() {
             let (kv_heads, dim) = ([1, 2, 3][round % 3], [1, 7, 16, 30, 64, 80][round % 6]);
             let ty = KvType::ALL[round % KvType::ALL.len()];
             let shape = KvShape { ty, layers: 1, kv_heads, dim };
