@@ -1,25 +1,33 @@
 //! Guessing the next tokens from the text itself: what followed the last tokens where they stood before (prompt lookup
-//! decoding, Saxena 2023). Answers that quote their prompt are guessed right for long stretches, and many tokens
-//! evaluated at once take little more time than one.
+//! decoding, Saxena 2023). Answers that quote are guessed right for long stretches, and many tokens evaluated at once
+//! take less time than one by one.
+//!
+//! On a processor several tokens at once still cost as much as two or three of them, so that a guess pays from three
+//! right ones on: guesses are only made behind long repetitions, and behind longer ones while they fail.
 
-/// Fewest and most of the last tokens that must have stood before.
-const LEAST_MATCH: usize = 2;
-const MOST_MATCH: usize = 8;
-/// Most tokens guessed at once.
-const MOST_GUESSED: usize = 16;
+/// Fewest of the last tokens that must have stood before, and most that are compared.
+const LEAST_MATCH: usize = 4;
+const MOST_MATCH: usize = 16;
+/// Fewest and most tokens guessed at once.
+const LEAST_GUESSED: usize = 8;
+const MOST_GUESSED: usize = 32;
+/// Tokens that must come true for a guess to have paid.
+const PAYS: usize = 3;
 
-/// Guesses, as many as turned out right lately.
+/// Guesses, as many and as bold as turned out right lately.
 #[derive(Debug)]
 pub struct Lookup {
     /// Tokens to guess next time.
     n: usize,
+    /// Tokens that must have stood before next time.
+    least_match: usize,
     /// Length of the text when the last guesses were made, and how many they were.
     last: Option<(usize, usize)>,
 }
 
 impl Default for Lookup {
     fn default() -> Self {
-        Self { n: 4, last: None }
+        Self { n: LEAST_GUESSED, least_match: LEAST_MATCH, last: None }
     }
 }
 
@@ -28,25 +36,29 @@ impl Lookup {
     pub fn guess(&mut self, tokens: &[u32], most: usize) -> Vec<u32> {
         if let Some((len, n)) = self.last.take() {
             // The token behind the last guess that came true was chosen too.
-            let n_true = (tokens.len() - len).saturating_sub(1);
-            self.n = if n_true >= n { (2 * n).min(MOST_GUESSED) } else { (n_true + 1).max(2) };
+            let n_true = tokens.len().saturating_sub(len + 1);
+            self.n = if n_true >= n { (2 * n).clamp(LEAST_GUESSED, MOST_GUESSED) } else { LEAST_GUESSED };
+            self.least_match =
+                if n_true >= PAYS { LEAST_MATCH } else { (self.least_match + 2).min(MOST_MATCH) };
         }
-        let Some(from) = follows(tokens) else { return Vec::new() };
-        let guesses = &tokens[from..];
-        let guesses = guesses[..guesses.len().min(self.n).min(most)].to_vec();
-        self.last = Some((tokens.len(), guesses.len()));
-        guesses
+        let Some((matched, from)) = follows(tokens) else { return Vec::new() };
+        let n = (tokens.len() - from).min(self.n).min(most);
+        if matched < self.least_match || n < PAYS {
+            return Vec::new();
+        }
+        self.last = Some((tokens.len(), n));
+        tokens[from..from + n].to_vec()
     }
 }
 
-/// Where in `tokens` that stands which followed the last of them before: after the longest match, of equals the last.
-fn follows(tokens: &[u32]) -> Option<usize> {
+/// How many of the last tokens stood before, and where what followed them stands: after the longest match, of equals
+/// the last.
+fn follows(tokens: &[u32]) -> Option<(usize, usize)> {
     let length = |end: usize| {
         let pairs = tokens[..end].iter().rev().zip(tokens.iter().rev());
         pairs.take(MOST_MATCH).take_while(|(a, b)| a == b).count()
     };
-    let best = (1..tokens.len()).map(|end| (length(end), end)).max()?;
-    (best.0 >= LEAST_MATCH).then_some(best.1)
+    (1..tokens.len()).map(|end| (length(end), end)).max()
 }
 
 #[cfg(test)]
@@ -54,38 +66,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_followed_the_longest_match_is_guessed() {
+    fn the_longest_match_is_found() {
         assert_eq!(follows(&[]), None);
         assert_eq!(follows(&[1]), None);
-        assert_eq!(follows(&[5, 1, 5]), None, "one token is no match");
-        assert_eq!(follows(&[1, 2, 3, 4, 1, 2]), Some(2));
+        assert_eq!(follows(&[5, 1, 5]), Some((1, 1)));
+        assert_eq!(follows(&[1, 2, 3, 4, 1, 2]), Some((2, 2)));
         // Two matches of two tokens: the later; a longer one wins over both.
-        assert_eq!(follows(&[1, 2, 3, 1, 2, 4, 1, 2]), Some(5));
-        assert_eq!(follows(&[9, 1, 2, 3, 1, 2, 4, 9, 1, 2]), Some(3));
+        assert_eq!(follows(&[1, 2, 3, 1, 2, 4, 1, 2]), Some((2, 5)));
+        assert_eq!(follows(&[9, 1, 2, 3, 1, 2, 4, 9, 1, 2]), Some((3, 3)));
         // A text that repeats itself goes on so.
-        assert_eq!(Lookup::default().guess(&[7, 7, 7, 7], 9), [7]);
+        assert_eq!(follows(&[7, 7, 7, 7]), Some((3, 3)));
     }
 
     #[test]
-    fn guesses_grow_with_success() {
-        let period: Vec<u32> = (0..100).collect();
+    fn guesses_grow_with_success_and_grow_shy_without() {
+        let period: Vec<u32> = (0..200).collect();
         let text = [&period[..], &period[..]].concat();
         let mut lookup = Lookup::default();
         let mut sizes = Vec::new();
-        let mut at = 105;
+        let mut at = 204;
         for _ in 0..4 {
-            let guesses = lookup.guess(&text[..at], 40);
+            let guesses = lookup.guess(&text[..at], 90);
             assert_eq!(guesses, text[at..at + guesses.len()]);
             sizes.push(guesses.len());
             // All of them come true, and one more token is chosen.
             at += guesses.len() + 1;
         }
-        assert_eq!(sizes, [4, 8, 16, 16]);
-        assert_eq!(lookup.guess(&text[..at], 3).len(), 3, "no more than there is room for");
-        // None comes true: another token is chosen in place of the first.
-        let wrong = [&text[..at], &[1000][..], &text[20..25]].concat();
-        assert!(lookup.guess(&wrong[..at + 1], 40).is_empty());
-        let mut lookup = Lookup { n: 16, last: Some((wrong.len() - 1, 16)) };
-        assert_eq!(lookup.guess(&wrong, 40), text[25..27]);
+        assert_eq!(sizes, [8, 16, 32, 32]);
+        assert_eq!(lookup.guess(&text[..at], 5).len(), 5, "no more than there is room for");
+        assert!(Lookup::default().guess(&text[..203], 90).is_empty(), "three tokens are no repetition");
+
+        // None comes true: another token stands in place of the first guess.
+        let mut lookup = Lookup::default();
+        let four = |at: usize| [&period[..], &[1000 + at as u32], &period[at..at + 4]].concat();
+        assert_eq!(lookup.guess(&four(20), 90).len(), 8);
+        let wrong = [&four(20)[..], &[2000], &period[50..54]].concat();
+        assert!(lookup.guess(&wrong, 90).is_empty(), "a longer repetition is asked for now");
+        let longer = [&wrong[..], &period[54..56]].concat();
+        assert_eq!(lookup.guess(&longer, 90), period[56..64]);
     }
 }
