@@ -72,6 +72,17 @@ impl Branches {
         &self.all
     }
 
+    /// All tokens that models produced.
+    pub fn ids(&self) -> impl Iterator<Item = u32> {
+        let turns = self.all.iter().flat_map(|branch| branch.conversation.turns());
+        turns.filter_map(|turn| turn.ids.as_deref()).flatten().copied()
+    }
+
+    /// Forgets them: see [`Conversation::forget_ids`].
+    pub fn forget_ids(&mut self) {
+        self.all.iter_mut().for_each(|branch| branch.conversation.forget_ids());
+    }
+
     /// Makes a branch that begins as a copy of the current one, and goes there.
     ///
     /// # Errors

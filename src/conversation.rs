@@ -41,7 +41,19 @@ pub struct Turn {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Conversation {
     turns: Vec<Turn>,
+    /// How many of the oldest turns, behind the system's, the model is no longer shown.
+    left_out: usize,
+    /// What it is shown in their place.
+    summary: Option<String>,
 }
+
+/// What the person seems to have said before a summary.
+const SUMMARY: &str = "This is what we talked about before:\n";
+/// And what the model seems to have answered.
+const UNDERSTOOD: &str = "I remember.";
+/// What is asked of a model that is to write one.
+const SUMMARISE: &str = "Summarise our conversation so far in one short paragraph, for yourself to go on from later. \
+    Keep names, numbers, decisions and open questions.";
 
 impl Conversation {
     /// A conversation of these turns.
@@ -53,8 +65,71 @@ impl Conversation {
             Some(at) => Err(Error::bad_file("a turn of the system is not the first")
                 .expected_got("the person or the model", "the system")
                 .at(format!("turn {}", at + 1))),
-            None => Ok(Self { turns }),
+            None => Ok(Self { turns, left_out: 0, summary: None }),
         }
+    }
+
+    /// What the template is to show: who says what, without the turns left out, with the summary in their place.
+    pub fn shown(&self) -> impl Iterator<Item = (Role, &str)> {
+        let summary = self.summary.as_deref().map(|text| {
+            // A message and its answer: all templates take that, and some nothing else.
+            [(Role::User, text), (Role::Assistant, UNDERSTOOD)]
+        });
+        let system = self.turns.iter().take(self.first()).map(|turn| (turn.role, turn.text.as_str()));
+        system
+            .chain(summary.into_iter().flatten())
+            .chain(self.kept().map(|turn| (turn.role, turn.text.as_str())))
+    }
+
+    /// Number of turns of the system: none or one.
+    fn first(&self) -> usize {
+        usize::from(self.system().is_some())
+    }
+
+    /// The turns that are shown, without the system's.
+    fn kept(&self) -> impl Iterator<Item = &Turn> + Clone {
+        self.turns.iter().skip(self.first() + self.left_out)
+    }
+
+    /// How many of the oldest turns, behind the system's, the model is no longer shown.
+    pub fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// What the model is shown in their place.
+    pub fn summary(&self) -> Option<&str> {
+        self.summary.as_deref()
+    }
+
+    /// No longer shows the model the oldest `turns` behind the system's; a summary of them may take their place.
+    pub fn leave_out(&mut self, turns: usize, summary: Option<&str>) {
+        self.left_out = turns.min(self.turns.len() - self.first());
+        self.summary = summary.map(|text| format!("{SUMMARY}{}", text.trim()));
+    }
+
+    /// What was left out before, as saved.
+    pub(crate) fn restore_left_out(&mut self, turns: usize, summary: Option<String>) {
+        self.left_out = turns.min(self.turns.len() - self.first());
+        self.summary = summary;
+    }
+
+    /// Where the person's messages that are shown begin: how many turns, behind the system's, are before each.
+    pub fn message_starts(&self) -> impl Iterator<Item = usize> {
+        let users = self.kept().enumerate().filter(|(_, turn)| turn.role == Role::User);
+        users.map(|(at, _)| self.left_out + at)
+    }
+
+    /// A conversation that asks the model to summarise the oldest `turns` behind the system's.
+    pub fn to_summarise(&self, turns: usize) -> Self {
+        let mut asking = self.clone();
+        asking.turns.truncate(self.first() + turns);
+        asking.say(SUMMARISE);
+        asking
+    }
+
+    /// Forgets which tokens a model produced: for another one they mean something else.
+    pub fn forget_ids(&mut self) {
+        self.turns.iter_mut().for_each(|turn| turn.ids = None);
     }
 
     /// All turns.
@@ -96,21 +171,25 @@ impl Conversation {
     /// there is none.
     pub fn undo(&mut self) -> Option<String> {
         let at = self.turns.iter().rposition(|turn| turn.role == Role::User)?;
+        if at < self.first() + self.left_out {
+            // With the newer turns gone, there is room for the older ones again.
+            (self.left_out, self.summary) = (0, None);
+        }
         self.turns.drain(at..).next().map(|turn| turn.text)
     }
 
     /// Forgets all turns but the system's.
     pub fn clear(&mut self) {
-        self.turns.truncate(usize::from(self.system().is_some()));
+        self.turns.truncate(self.first());
+        (self.left_out, self.summary) = (0, None);
     }
 
-    /// The tokens to evaluate before the model's next answer: the template applied to all turns.
+    /// The tokens to evaluate before the model's next answer: the template applied to what is [shown](Self::shown).
     ///
     /// # Errors
     /// What the template refuses.
     pub fn prompt(&self, template: &ChatTemplate, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
-        let messages: Vec<_> =
-            self.turns.iter().map(|turn| Message::new(turn.role.name(), turn.text.as_str())).collect();
+        let messages: Vec<_> = self.shown().map(|(role, text)| Message::new(role.name(), text)).collect();
         let segments = template.render(tokenizer, &messages, true)?;
         let ids = self.encode(&segments, tokenizer);
         if ids.is_empty() {
@@ -128,7 +207,7 @@ impl Conversation {
         let (words, end_space) = text.split_at(text.trim_end().len());
         let end_word = words.split_whitespace().next_back().unwrap_or_default();
 
-        let mut answers = self.turns.iter().filter(|turn| turn.role == Role::Assistant);
+        let mut answers = self.kept().filter(|turn| turn.role == Role::Assistant);
         let mut pieces: Vec<Piece> = Vec::with_capacity(segments.len());
         // White space at the end of an answer, which is among its tokens.
         let mut said_space = "";

@@ -7,6 +7,7 @@
 
 pub mod branches;
 pub mod constraint;
+pub mod context;
 pub mod conversation;
 pub mod cost;
 pub mod divergence;

@@ -16,6 +16,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::branches::{Branch, Branches};
 use crate::conversation::{Conversation, Role, Turn};
+use crate::session::Session;
 
 /// What every file begins with; the number is the format's.
 const MAGIC: &[u8; 16] = b"lapwing-session1";
@@ -40,6 +41,8 @@ pub struct Saved {
     pub settings: Vec<(String, String)>,
     /// Adapters, in order.
     pub stack: Vec<SavedAdapter>,
+    /// Whether they are applied.
+    pub stack_on: bool,
     /// All branches.
     #[serde(with = "branches")]
     pub branches: Branches,
@@ -81,10 +84,34 @@ pub struct SavedCache {
     pub tokens: Vec<u32>,
     /// Arrangement of its bytes, [`LAYOUT`].
     pub layout: String,
-    /// Instruction set that computed it; others round differently.
-    pub isa: String,
-    /// What else its numbers depend on: type, and hash and scale of every adapter that was applied.
+    /// What its numbers depend on besides tokens and model: see [`made_with`].
     pub made_with: String,
+}
+
+impl SavedCache {
+    /// The cache of `session`; `None` when it is empty.
+    pub fn of(session: &Session) -> Option<Self> {
+        let n = session.cache().len().min(session.tokens().len());
+        (n > 0 && n == session.cache().len()).then(|| Self {
+            tokens: session.tokens()[..n].to_vec(),
+            layout: LAYOUT.to_owned(),
+            made_with: made_with(session),
+        })
+    }
+}
+
+/// What the numbers in a session's cache depend on besides tokens and model: shape and type, instruction set, and hash
+/// and scale of every adapter that is applied.
+fn made_with(session: &Session) -> String {
+    let isa = session.engine().team().isa();
+    let stack = session.stack().key();
+    let stack = stack.iter().map(|(hash, scale)| format!(" {}*{scale:08x}", hex(hash))).collect::<String>();
+    format!("{:?} {isa}{stack}", session.cache().shape())
+}
+
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Branches as a list, checked when read.
@@ -106,6 +133,8 @@ mod branches {
     struct One {
         name: String,
         turns: Vec<(Who, String, Option<Vec<u32>>)>,
+        left_out: usize,
+        summary: Option<String>,
     }
 
     #[derive(Serialize, Deserialize)]
@@ -128,6 +157,8 @@ mod branches {
         let one = |branch: &Branch| One {
             name: branch.name.clone(),
             turns: branch.conversation.turns().iter().map(turn).collect(),
+            left_out: branch.conversation.left_out(),
+            summary: branch.conversation.summary().map(str::to_owned),
         };
         let current = branches.current().name.clone();
         All { current, all: branches.all().iter().map(one).collect() }.serialize(to)
@@ -145,7 +176,10 @@ mod branches {
         };
         let branch = |one: One| {
             let conversation = Conversation::from_turns(one.turns.into_iter().map(turn).collect());
-            conversation.map(|conversation| Branch { name: one.name, conversation })
+            conversation.map(|mut conversation| {
+                conversation.restore_left_out(one.left_out, one.summary);
+                Branch { name: one.name, conversation }
+            })
         };
         let branches = all.into_iter().map(branch).collect::<lapwing_models::Result<_>>();
         branches.and_then(|branches| Branches::new(branches, &current)).map_err(D::Error::custom)
@@ -270,11 +304,23 @@ impl Opened {
         Ok(Self { saved, path: path.to_path_buf(), file, cache_bytes, cache_sum })
     }
 
-    /// Fills `cache` with what the file holds; it must have the shape that the saved one had.
+    /// Gives `session`, which has the model that the file names, the tokens and the cache in the file. Says whether there
+    /// are any that it can use: those of other adapters, another instruction set or type of cache are not.
     ///
     /// # Errors
-    /// When the bytes are damaged, or not as many as such a cache has. The cache is then empty.
-    pub fn fill(mut self, cache: &mut KvCache) -> Result<()> {
+    /// When the bytes are damaged, or do not fit the session. It is then empty.
+    pub fn restore(self, session: &mut Session) -> Result<bool> {
+        let Some(cache) = &self.saved.cache else { return Ok(false) };
+        if cache.layout != LAYOUT || cache.made_with != made_with(session) {
+            return Ok(false);
+        }
+        let path = self.path.clone();
+        let restored = session.restore(cache.tokens.clone(), |cache| self.fill(cache));
+        restored.map(|()| true).map_err(|error| error.in_file(&path))
+    }
+
+    /// Fills `cache` with what the file holds; it must have the shape that the saved one had.
+    fn fill(mut self, cache: &mut KvCache) -> Result<()> {
         let filled = self.try_fill(cache).map_err(|error| error.in_file(&self.path));
         if filled.is_err() {
             cache.truncate(0);
@@ -328,6 +374,7 @@ mod tests {
         branches.conversation_mut().answer("three", Some(vec![3, 4]));
         branches.fork("idea").unwrap();
         branches.conversation_mut().say("four");
+        branches.conversation_mut().leave_out(2, Some("five"));
         Saved {
             model: SavedModel { path: "/m/a.gguf".into(), fingerprint: "00ff".to_owned() },
             context: 4096,
@@ -339,12 +386,12 @@ mod tests {
                 hash: "ab".to_owned(),
                 scale: 0.1,
             }],
+            stack_on: true,
             branches,
             attached: "notes".to_owned(),
             cache: Some(SavedCache {
                 tokens: (0..100).collect(),
                 layout: LAYOUT.to_owned(),
-                isa: "scalar".to_owned(),
                 made_with: String::new(),
             }),
         }

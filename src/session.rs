@@ -14,6 +14,9 @@ use crate::engine::Engine;
 use crate::logprobs::TokenLogprob;
 use crate::snapshots::{Evaluated, Snapshots};
 
+/// Fewer tokens than this are sooner evaluated again than worth keeping.
+const WORTH_KEEPING: usize = 8;
+
 /// Tokens evaluated together at most.
 pub const DEFAULT_BATCH: usize = 512;
 
@@ -267,15 +270,53 @@ impl Session {
         &self.stats
     }
 
+    /// Begins with `tokens`, whose keys and values under the present stack `fill` puts into the cache.
+    ///
+    /// # Errors
+    /// A bad-file error when the model has no such tokens, a usage error when they are more than the context holds, and
+    /// what `fill` returns. The session is then empty.
+    pub fn restore(&mut self, tokens: Vec<u32>, fill: impl FnOnce(&mut KvCache) -> Result<()>) -> Result<()> {
+        self.now.truncate(0);
+        let n_vocab = self.engine.model().tokenizer().n_vocab();
+        if let Some(id) = tokens.iter().find(|&&id| id as usize >= n_vocab) {
+            return Err(Error::bad_file("the model has no such token")
+                .expected_got(format!("ids below {n_vocab}"), id));
+        }
+        if tokens.len() > self.context() {
+            return Err(Error::new(Class::Usage, "what was saved is longer than the context")
+                .expected_got(format!("at most {} tokens", self.context()), tokens.len())
+                .advice("ask for a larger context with --ctx-size"));
+        }
+        fill(&mut self.now.cache)?;
+        debug_assert_eq!(self.now.cache.len(), tokens.len());
+        self.now.tokens = tokens;
+        Ok(())
+    }
+
     /// How many tokens at the start of `prompt` need no evaluation. The last one does unless this very prompt was
     /// evaluated last, as its logits choose the next token.
     pub fn n_reusable(&self, prompt: &[u32]) -> usize {
-        let evaluated = &self.now.tokens[..self.now.cache.len().min(self.now.tokens.len())];
-        let common = evaluated.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        let common = self.now.common(prompt);
         match &self.now.after_prompt {
             Some((at, _)) if *at == prompt.len() && common == *at => common,
             _ => common.min(prompt.len().saturating_sub(1)),
         }
+    }
+
+    /// Cuts the sequence to the start of `prompt` that needs no evaluation, after one that was kept has taken its place
+    /// where that has more of it. Returns how much that is. What is cut off is kept.
+    fn reuse(&mut self, prompt: &[u32]) -> usize {
+        let key = self.stack.key();
+        if let Some(longer) = self.snapshots.longer(&key, prompt, self.now.common(prompt)) {
+            let before = std::mem::replace(&mut self.now, longer);
+            self.snapshots.put(key.clone(), before);
+        }
+        let n = self.n_reusable(prompt);
+        if self.now.cache.len() >= n + WORTH_KEEPING {
+            self.snapshots.put(key, self.now.clone());
+        }
+        self.now.truncate(n);
+        n
     }
 
     /// Makes `prompt` the sequence of this session: keeps the longest common start of it in the cache and evaluates
@@ -292,8 +333,7 @@ impl Session {
     ) -> Result<()> {
         self.check_fits(prompt)?;
         let start = Instant::now();
-        let n_cached = self.n_reusable(prompt);
-        self.now.truncate(n_cached);
+        let n_cached = self.reuse(prompt);
         self.now.logits.clear();
         self.workspace.set_cancel(cancel);
         self.stats = Stats { n_prompt: prompt.len(), n_cached, ..Stats::default() };

@@ -2,6 +2,7 @@
 //!
 //! Forking shares all blocks; whoever writes to a shared block first takes a copy of it. Layers with a window keep
 //! their full history all the same, so that truncating (undo) is exact.
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use lapwing_kernels::kv::{BLOCK, KvBlock, KvShape, store};
@@ -80,6 +81,14 @@ impl KvCache {
     /// Bytes of the blocks held now, shared ones included.
     pub fn bytes(&self) -> usize {
         self.blocks.len() * self.shape.block_bytes().unwrap_or_default()
+    }
+
+    /// Bytes of the blocks that `caches` hold together, each shared one counted once.
+    pub fn bytes_together<'a>(caches: impl IntoIterator<Item = &'a Self>) -> usize {
+        let mut seen = HashSet::new();
+        let bytes = |cache: &Self| cache.shape.block_bytes().unwrap_or_default();
+        let blocks = caches.into_iter().flat_map(|cache| cache.blocks.iter().map(move |b| (b, bytes(cache))));
+        blocks.filter(|(block, _)| seen.insert(Arc::as_ptr(block))).map(|(_, bytes)| bytes).sum()
     }
 
     /// Forgets all positions from `len` on. Does nothing when there are no more than that.

@@ -1,26 +1,57 @@
-//! Where models are: `$LAPWING_MODELS` (folders, as in `PATH`), then `lapwing/models` of the XDG data folder.
+//! Where files are. Models: `$LAPWING_MODELS` (folders, as in `PATH`), then the folders that the settings name, then
+//! `lapwing/models` of the XDG data folder.
 use std::path::{Path, PathBuf};
 
 use lapwing_models::{Class, Error, Result};
+
+use super::config::Config;
 
 /// File-name start of the model that `quickstart` fetches and `lapwing chat` takes when given none.
 pub const DEFAULT_MODEL: &str = "smollm2-135m-instruct-q4_1";
 
 /// The folders searched for models, best first; they need not exist.
-pub fn model_folders() -> Vec<PathBuf> {
+///
+/// # Errors
+/// What is wrong with the settings file.
+pub fn model_folders() -> Result<Vec<PathBuf>> {
     let mut folders: Vec<PathBuf> =
         std::env::var_os("LAPWING_MODELS").iter().flat_map(std::env::split_paths).collect();
+    folders.extend(Config::get()?.model_folders.iter().cloned());
     folders.extend(data_folder().map(|folder| folder.join("models")));
     folders.retain(|folder| !folder.as_os_str().is_empty());
-    folders
+    Ok(folders)
+}
+
+/// `lapwing` in a folder of the XDG scheme: the one that the variable names, else the usual one below home.
+fn xdg(variable: &str, usual: &str) -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let folder = absolute(variable).or_else(|| Some(absolute("HOME")?.join(usual)));
+    folder.map(|folder| folder.join("lapwing"))
+}
+
+/// `lapwing` in the XDG configuration folder, if this user has a home.
+pub fn config_folder() -> Option<PathBuf> {
+    xdg("XDG_CONFIG_HOME", ".config")
+}
+
+/// `lapwing` in the XDG state folder, if this user has a home.
+pub fn state_folder() -> Option<PathBuf> {
+    xdg("XDG_STATE_HOME", ".local/state")
 }
 
 /// `lapwing` in the XDG data folder, if this user has a home.
 pub fn data_folder() -> Option<PathBuf> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute("XDG_DATA_HOME")
-        .or_else(|| Some(absolute("HOME")?.join(".local/share")))
-        .map(|folder| folder.join("lapwing"))
+    xdg("XDG_DATA_HOME", ".local/share")
+}
+
+/// The folder of saved sessions.
+///
+/// # Errors
+/// When this user has no home.
+pub fn session_folder() -> Result<PathBuf> {
+    data_folder().map(|folder| folder.join("sessions")).ok_or_else(|| {
+        Error::new(Class::Other, "there is no place for sessions").advice("set XDG_DATA_HOME to a folder")
+    })
 }
 
 /// The file that `name` means: itself when it is a path, else a file of the model folders whose name (with or
@@ -29,11 +60,16 @@ pub fn data_folder() -> Option<PathBuf> {
 /// # Errors
 /// An error that lists what there is when nothing fits; a usage error when more than one file does.
 pub fn model(name: &Path) -> Result<PathBuf> {
+    if let Some(file) = Config::get()?.named(name).and_then(|named| named.file.as_deref())
+        && file != name
+    {
+        return model(file);
+    }
     if name.components().count() > 1 || name.is_absolute() || name.exists() {
         return Ok(name.to_path_buf());
     }
     let text = name.to_string_lossy().to_lowercase();
-    let known = known_models();
+    let known = known_models()?;
     let stem = |path: &PathBuf| path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
     let wanted = text.strip_suffix(".gguf").unwrap_or(&text);
     if let Some(path) = known.iter().find(|path| stem(path) == wanted) {
@@ -54,7 +90,7 @@ pub fn model(name: &Path) -> Result<PathBuf> {
 /// # Errors
 /// An error that says how to get it when it is not there.
 pub fn default_model() -> Result<PathBuf> {
-    known_models()
+    known_models()?
         .into_iter()
         .find(|path| path.file_stem().is_some_and(|stem| stem.eq_ignore_ascii_case(DEFAULT_MODEL)))
         .ok_or_else(|| {
@@ -63,11 +99,16 @@ pub fn default_model() -> Result<PathBuf> {
         })
 }
 
-/// The GGUF files in the model folders; of a name in several folders, the first. Sorted within a folder.
-pub fn known_models() -> Vec<PathBuf> {
+/// The GGUF files in the model folders.
+fn known_models() -> Result<Vec<PathBuf>> {
+    Ok(models_in(&model_folders()?))
+}
+
+/// The GGUF files in these folders; of a name in several folders, the first. Sorted within a folder.
+pub fn models_in(folders: &[PathBuf]) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = Vec::new();
-    for folder in model_folders() {
-        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+    for folder in folders {
+        let Ok(entries) = std::fs::read_dir(folder) else { continue };
         let mut files: Vec<_> = entries
             .flatten()
             .map(|entry| entry.path())

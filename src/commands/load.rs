@@ -4,17 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lapwing::constraint::Grammar;
+use lapwing::cost::{Memory, default_context};
 use lapwing::engine::{Engine, EngineOptions, parse_isa};
 use lapwing::sampler::Settings;
 use lapwing::session::{Session, SessionOptions};
 use lapwing_kernels::TensorType;
 use lapwing_kernels::team::Team;
 use lapwing_models::chat_template::ChatTemplate;
-use lapwing_models::kv_cache::KvType;
+use lapwing_models::kv_cache::{KvCache, KvType};
 use lapwing_models::lora::{Adapter, DEFAULT_FACTORS, Stack, check_scale};
 use lapwing_models::model::Model;
-use lapwing_models::{Class, Error, Result};
+use lapwing_models::{Class, Error, Result, os};
 
+use super::ui::size;
 use super::{ModelOptions, SamplerOptions, TemplateOptions, Ui};
 
 /// The model at `path`, loaded as asked.
@@ -34,7 +36,7 @@ impl ModelOptions {
 
     /// The shape of a session.
     pub fn session(&self) -> Result<SessionOptions> {
-        let kv_type = kv_type(&self.kv_type)?;
+        let kv_type = kv_type(self.kv_type.as_deref().unwrap_or("f16"))?;
         Ok(SessionOptions {
             context: self.ctx_size.map(|n| n as usize),
             kv_type,
@@ -105,12 +107,42 @@ pub fn path_and_scale(text: &str) -> (&Path, f32) {
     }
 }
 
-/// A session with the adapters asked for.
-pub fn session(engine: &Arc<Engine>, options: &ModelOptions) -> Result<Session> {
+/// A session with the adapters asked for. What it will need of memory is said where that is short, and with `-v`.
+pub fn session(engine: &Arc<Engine>, options: &ModelOptions, ui: &Ui) -> Result<Session> {
     let stack = stack(engine.model(), engine.team(), &options.lora)?;
+    estimate(engine, options, &stack, ui)?;
     let mut session = Session::new(engine.clone(), &options.session()?)?;
     session.set_stack(stack);
     Ok(session)
+}
+
+/// Says before anything is computed what it will need.
+fn estimate(engine: &Engine, options: &ModelOptions, stack: &Stack, ui: &Ui) -> Result<()> {
+    let model = engine.model();
+    let session = options.session()?;
+    let context = session.context.unwrap_or_else(|| default_context(model.spec()));
+    let adapters = stack.entries().iter().map(|entry| entry.fitted.bytes()).sum();
+    let needs = Memory::estimate(model, session.kv_type, context, session.batch.min(context), adapters);
+    let Some(free) = os::available_memory() else { return Ok(()) };
+    let advice = needs.advice(free);
+    if !ui.quiet && (ui.verbose || advice.is_some()) {
+        let mut smaller = KvType::ALL.iter().filter(|&&ty| {
+            let bytes = |ty| KvCache::bytes_for(model.spec(), ty, context);
+            bytes(ty) < bytes(session.kv_type)
+        });
+        let smaller = smaller.next().filter(|_| advice.is_some());
+        let smaller = smaller.map_or(String::new(), |ty| format!("; --kv-type {ty} makes the cache smaller"));
+        let advice = advice.map_or(String::new(), |advice| format!(": {advice}"));
+        eprintln!(
+            "lapwing: memory: {} weights, {} cache for {context} tokens, {} adapters, {} buffers; {} free{advice}{smaller}",
+            size(needs.weights),
+            size(needs.cache),
+            size(needs.adapters),
+            size(needs.buffers),
+            size(free)
+        );
+    }
+    Ok(())
 }
 
 /// Sampler settings: the defaults, then what the model's file recommends, then what was asked for. What the file

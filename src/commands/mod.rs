@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+mod config;
 mod fail;
 mod find;
 mod interrupt;
@@ -14,9 +15,12 @@ mod ui;
 
 mod bench;
 mod chat;
+mod completions;
 mod cpu;
 mod inspect;
 mod lora;
+mod man;
+mod models;
 mod perplexity;
 mod quantize;
 mod run;
@@ -65,6 +69,12 @@ commands! {
     Lora => lora,
     /// Show instruction sets, measured limits and thread advice
     Cpu => cpu,
+    /// List the models that can be named
+    Models => models,
+    /// Print what makes a shell complete arguments
+    Completions => completions,
+    /// Print the manual, or write its pages
+    Man => man,
 }
 
 /// A self-contained CPU runtime for quantised language models.
@@ -77,9 +87,14 @@ struct Cli {
     command: Command,
 }
 
+/// The whole command line, as data.
+fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Parses the process's arguments, runs the command and returns its exit code (docs: README, "Exit codes").
 pub fn main() -> ExitCode {
-    let cli = match Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
+    let cli = match command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return fail::usage(&error),
     };

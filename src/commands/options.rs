@@ -18,10 +18,10 @@ pub struct ModelOptions {
     /// Context length in tokens (default: the model's, at most 4096)
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub ctx_size: Option<u32>,
-    /// Type of the cache: f16, q8_0 or f32
-    #[arg(long, value_name = "TYPE", default_value = "f16")]
-    pub kv_type: String,
-    /// LoRA adapter to apply, with its scale (repeatable)
+    /// Type of the cache: f16, q8_0 or f32 (default: f16)
+    #[arg(long, value_name = "TYPE")]
+    pub kv_type: Option<String>,
+    /// LoRA adapter to apply, with its scale, or the name of a stack in the settings (repeatable)
     #[arg(long, value_name = "PATH[=SCALE]")]
     pub lora: Vec<String>,
     /// Read the weights into memory instead of mapping the file
@@ -43,6 +43,13 @@ pub struct SamplerOptions {
 }
 
 impl SamplerOptions {
+    /// Takes these for what was not given.
+    pub fn prefer(&mut self, others: Vec<(&'static str, Vec<String>)>) {
+        let new = |name| !self.given.iter().any(|(given, _)| *given == name);
+        let others: Vec<_> = others.into_iter().filter(|(name, _)| new(*name)).collect();
+        self.given.extend(others);
+    }
+
     /// `base` with what was given on the command line.
     ///
     /// # Errors

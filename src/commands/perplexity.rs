@@ -36,7 +36,7 @@ const CONTEXT: usize = 512;
 pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
     let cancel = Interrupt::install()?.into_cancel();
     let options = &args.options;
-    let kv_type = load::kv_type(&options.kv_type)?;
+    let kv_type = load::kv_type(options.kv_type.as_deref().unwrap_or("f16"))?;
     let engine = load::engine(&args.model.file()?, options)?;
     let model = engine.model();
     let stack = load::stack(model, engine.team(), &options.lora)?;

@@ -14,6 +14,7 @@ use lapwing_models::tokenizer::Tokenizer;
 use lapwing_models::{Class, Error};
 use serde_json::{Value, json};
 
+use super::config::Config;
 use super::interrupt::Interrupt;
 use super::{AnswerOptions, ModelArg, ModelOptions, SamplerOptions, TemplateOptions, Ui, load, ui};
 
@@ -48,11 +49,14 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
+pub fn run(mut args: Args, ui: &Ui) -> anyhow::Result<()> {
     let interrupt = Interrupt::install()?;
     let prompt = prompt_text(args.prompt.as_deref(), args.file.as_deref())?;
+    let named = Config::get()?.named(&args.model.model);
+    args.options = args.options.or_config(named)?;
+    args.sampling = args.sampling.or_config(named)?;
     let engine = load::engine(&args.model.file()?, &args.options)?;
-    let mut session = load::session(&engine, &args.options)?;
+    let mut session = load::session(&engine, &args.options, ui)?;
     let settings = load::settings(&engine, &args.sampling, ui)?;
     let mut chain = Chain::new(&settings, engine.model().tokenizer());
 

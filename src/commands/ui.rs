@@ -123,6 +123,15 @@ pub fn json_text(value: &serde_json::Value) -> String {
     out
 }
 
+/// Bytes for people.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_048_576 => format!("{:.0} KiB", bytes as f64 / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.0} MiB", bytes as f64 / 1_048_576.0),
+        _ => format!("{:.1} GiB", bytes as f64 / 1_073_741_824.0),
+    }
+}
+
 /// What an answer took, for `-v`.
 pub fn speed_line(stats: &lapwing::session::Stats) -> String {
     format!(

@@ -104,22 +104,3 @@ fn no_color_and_narrow_terminals_are_respected() {
         .any(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m'));
     assert!(!coloured, "{raw:?}");
 }
-
-#[test]
-fn a_full_context_is_said() {
-    let Some(mut chat) = chat(&["-c", "128", "--ignore-eos"], USUAL, &[]) else { return };
-    chat.line("Tell me a long story about a bird.");
-    chat.wait("the cut", |text| text.contains("context of 128 tokens is full"));
-    chat.wait_prompt();
-    chat.line("Go on.");
-    chat.wait("the refusal", |text| text.contains("this message was not sent"));
-    chat.wait_prompt();
-    chat.line("/clear");
-    chat.wait("the new start", |text| text.contains("The conversation starts anew"));
-    chat.wait_prompt();
-    chat.line("Hi");
-    // The first one may have left the screen.
-    let again =
-        |text: &str| text.rsplit_once("> Hi").is_some_and(|(_, after)| after.contains("tokens is full"));
-    chat.wait("the second cut", again);
-}

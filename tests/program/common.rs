@@ -48,6 +48,9 @@ pub fn llama_cpp() -> Option<PathBuf> {
     None
 }
 
+/// A folder that is not there, in the place of this user's settings.
+pub const NOWHERE: &str = "/nowhere/at/all";
+
 /// What a run of the program gave.
 pub struct Ran {
     /// Exit code; `None` when a signal ended it.
@@ -62,9 +65,10 @@ pub struct Ran {
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(LAPWING);
     command.args(args);
-    for name in ["LAPWING_MODELS", "LAPWING_ISA", "NO_COLOR", "XDG_CONFIG_HOME"] {
+    for name in ["LAPWING_MODELS", "LAPWING_ISA", "LAPWING_CONFIG", "NO_COLOR"] {
         command.env_remove(name);
     }
+    command.env("XDG_CONFIG_HOME", NOWHERE);
     command
 }
 

@@ -13,6 +13,8 @@ mod pipes;
 #[cfg(unix)]
 mod privacy;
 mod schemas;
+mod sessions;
+mod settings;
 #[cfg(unix)]
 mod terminal;
 mod turns;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use pty_process::Size;
 use pty_process::blocking::{Command, Pty, open};
 
-use super::common::LAPWING;
+use super::common::{LAPWING, NOWHERE};
 
 /// Rows and columns of a usual terminal.
 pub const USUAL: (u16, u16) = (24, 80);
@@ -33,9 +33,10 @@ impl Terminal {
         let (pty, pts) = open().expect("a terminal");
         pty.resize(Size::new(rows, cols)).expect("a size");
         let mut command = Command::new(LAPWING).args(args).env("TERM", "xterm-256color");
-        for name in ["LAPWING_MODELS", "LAPWING_ISA", "NO_COLOR", "XDG_CONFIG_HOME", "EDITOR", "VISUAL"] {
+        for name in ["LAPWING_MODELS", "LAPWING_ISA", "LAPWING_CONFIG", "NO_COLOR", "EDITOR", "VISUAL"] {
             command = command.env_remove(name);
         }
+        command = command.env("XDG_CONFIG_HOME", NOWHERE);
         for (name, value) in env {
             command = command.env(name, value);
         }

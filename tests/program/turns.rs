@@ -216,3 +216,42 @@ fn what_is_typed_ahead_is_kept() {
         assert!(text.contains(word), "{word}: {text}");
     }
 }
+
+#[test]
+fn what_is_typed_is_kept_only_when_asked_for() {
+    let folder = Folder::new("history");
+    let env = folder.path().to_str().expect("a test path").to_owned();
+    let env = [("XDG_STATE_HOME", env.as_str())];
+    let file = folder.path().join("lapwing/history");
+    let Some(mut without) = chat(&[], USUAL, &env) else { return };
+    without.ask("/set temp", "temp is 0");
+    without.keys("\u{4}");
+    assert_eq!(without.wait_end().code(), Some(0));
+    assert!(!file.exists());
+    let Some(mut with) = chat(&["--history"], USUAL, &env) else { return };
+    with.ask("/set top-k", "top-k is 40");
+    with.keys("\u{4}");
+    assert_eq!(with.wait_end().code(), Some(0));
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(&file).expect("the history").permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+    let Some(mut again) = chat(&["--history"], USUAL, &env) else { return };
+    again.keys("\u{1b}[A");
+    again.wait("the line of before", |text| text.ends_with("> /set top-k"));
+}
+
+#[test]
+fn answers_on_a_terminal_are_light_markdown_and_plain_in_a_pipe() {
+    let Some(mut chat) = chat(&["-n", "64"], (24, 40), &[]) else { return };
+    let question = "Print hello in Python, in a block of code.";
+    chat.line(question);
+    chat.wait("the code", |text| text.matches("```").count() == 2);
+    chat.wait_prompt();
+    let screen = chat.screen();
+    let styled = (0..24).flat_map(|row| (0..40).map(move |col| (row, col)));
+    let coloured = styled
+        .filter_map(|(row, col)| screen.cell(row, col))
+        .filter(|cell| cell.fgcolor() == vt100::Color::Idx(6));
+    let coloured: String = coloured.map(|cell| cell.contents()).collect();
+    assert!(coloured.contains("print"), "{coloured:?} in {}", chat.text());
+}

@@ -1,13 +1,20 @@
 //! Letting the model answer.
 use std::ops::ControlFlow;
 
+use lapwing::context::{Shortage, WhenFull, default_reserve, shortage};
 use lapwing::conversation::Conversation;
-use lapwing::session::Stop;
+use lapwing::session::{Limits, Stop};
+use lapwing::text::safe;
 use lapwing::thinking::{Part, Thinking};
 use lapwing_models::{Class, Error};
 
 use super::{Chat, ends_chat};
 use crate::commands::ui;
+
+/// Percent of the context from which on the person is warned.
+const NEARLY_FULL: usize = 80;
+/// Tokens of a summary at most.
+const SUMMARY: usize = 256;
 
 impl Chat {
     /// Lets the model answer. Whatever goes wrong with this one answer is said, and the chat goes on with the
@@ -32,14 +39,10 @@ impl Chat {
     fn try_answer(&mut self) -> anyhow::Result<bool> {
         let engine = self.session.engine().clone();
         engine.model().gguf().check_unchanged()?;
-        let ids = self.branches.conversation().prompt(&self.template, engine.model().tokenizer())?;
-        if ids.len() >= self.session.context() {
-            let (needed, context) = (ids.len(), self.session.context());
-            return Err(Error::new(Class::Usage, "the context is full: this message was not sent")
-                .expected_got(format!("a conversation below {context} tokens"), needed)
-                .advice("/clear starts anew; --ctx-size makes room for more")
-                .into());
-        }
+        let Some(ids) = self.prompt_that_fits()? else {
+            self.out.note("[not sent]")?;
+            return Ok(false);
+        };
         // In a pipe nobody waits for a next message: there Ctrl-C ends the program.
         let guard = self.terminal.then(|| self.interrupt.guard());
         let cancel = guard.as_ref().map(|guard| guard.cancel().clone()).unwrap_or_default();
@@ -84,16 +87,132 @@ impl Chat {
             Stop::Limit => self.out.note("[cut: as many tokens as --predict allows]")?,
             Stop::Context => {
                 let context = self.session.context();
-                self.out.problem(&format!(
-                    "the context of {context} tokens is full: the answer is cut (/clear starts anew)"
-                ))?;
+                self.out.problem(&format!("the context of {context} tokens is full: the answer is cut"))?;
             }
             Stop::End(_) | Stop::Complete | Stop::Text(_) => {}
         }
         if self.ui.verbose {
             self.out.note(&ui::speed_line(self.session.stats()))?;
         }
+        self.warn_when_nearly_full()?;
         self.out.gap()?;
+        self.autosave()?;
         Ok(true)
+    }
+
+    /// The prompt for the next answer, after something was left out where it did not fit; `None` when the person would
+    /// rather not.
+    fn prompt_that_fits(&mut self) -> anyhow::Result<Option<Vec<u32>>> {
+        let engine = self.session.engine().clone();
+        let tokenizer = engine.model().tokenizer();
+        let context = self.session.context();
+        let mut count =
+            |conversation: &Conversation| Ok(conversation.prompt(&self.template, tokenizer)?.len());
+        let shortage = shortage(self.branches.conversation(), context, self.reserve(), &mut count)?;
+        if let Some(shortage) = shortage {
+            let (messages, are) = match shortage.messages {
+                1 => ("the oldest message".to_owned(), "is"),
+                n => (format!("the oldest {n} messages"), "are"),
+            };
+            let policy = match self.when_full {
+                WhenFull::Ask if self.terminal => self.ask_what_to_do(&shortage, &messages)?,
+                other => other,
+            };
+            match policy {
+                WhenFull::Ask => {
+                    return Err(Error::new(Class::Usage, "the context is full: this message was not sent")
+                        .expected_got(format!("at most {context} tokens with the answer"), shortage.needed)
+                        .advice("/set when-full drop or summarise leaves out the oldest; /clear starts anew")
+                        .into());
+                }
+                WhenFull::Stop => return Ok(None),
+                WhenFull::Drop => {
+                    self.branches.conversation_mut().leave_out(shortage.turns, None);
+                    self.out.note(&format!(
+                        "[{messages} {are} no longer shown to the model; /history still has all]"
+                    ))?;
+                }
+                WhenFull::Summarise => {
+                    let Some(summary) = self.summary(shortage.turns)? else { return Ok(None) };
+                    self.branches.conversation_mut().leave_out(shortage.turns, Some(&summary));
+                    self.out.note(&format!("[a summary instead of {messages}; /history still has all]"))?;
+                    self.out.note(&safe(&summary))?;
+                }
+            }
+        }
+        let ids = self.branches.conversation().prompt(&self.template, tokenizer)?;
+        if ids.len() >= context {
+            return Err(Error::new(Class::Usage, "the context is full: this message was not sent")
+                .expected_got(format!("a conversation below {context} tokens"), ids.len())
+                .advice("/clear starts anew; --ctx-size makes room for more")
+                .into());
+        }
+        Ok(Some(ids))
+    }
+
+    /// Tokens to keep free for an answer.
+    fn reserve(&self) -> usize {
+        let usual = default_reserve(self.session.context());
+        self.limits.predict.map_or(usual, |most| most.min(usual))
+    }
+
+    fn ask_what_to_do(&mut self, shortage: &Shortage, messages: &str) -> anyhow::Result<WhenFull> {
+        self.out.note(&format!(
+            "The context is full: with room for an answer this takes {} tokens, and there are {}.\n\
+             d drops {messages} from what the model sees, s lets it summarise them first,\n\
+             Enter does not send this. (/set when-full drop, summarise or stop: without asking.)",
+            shortage.needed,
+            self.session.context()
+        ))?;
+        Ok(match self.input.ask("d, s or Enter? ")?.as_str() {
+            "d" => WhenFull::Drop,
+            "s" => WhenFull::Summarise,
+            _ => WhenFull::Stop,
+        })
+    }
+
+    /// What the model itself makes of the oldest turns; `None` when the person stops it.
+    fn summary(&mut self, turns: usize) -> anyhow::Result<Option<String>> {
+        let engine = self.session.engine().clone();
+        let asking = self.branches.conversation().to_summarise(turns);
+        let ids = asking.prompt(&self.template, engine.model().tokenizer())?;
+        let room = self.session.context().saturating_sub(ids.len());
+        let failed = |why: &str| {
+            Error::new(Class::Usage, format!("the oldest messages cannot be summarised: {why}"))
+                .advice("/set when-full drop leaves them out")
+        };
+        if room < SUMMARY / 8 {
+            return Err(failed("there is no room for it").into());
+        }
+        let guard = self.terminal.then(|| self.interrupt.guard());
+        let cancel = guard.as_ref().map(|guard| guard.cancel().clone()).unwrap_or_default();
+        let progress = ui::Progress::new(&self.ui, "summarising");
+        let read = self.session.eval(&ids, &cancel, &mut |done, of| progress.set(done, of));
+        progress.finish();
+        match read {
+            Err(error) if error.class == Class::Interrupted => return Ok(None),
+            other => other?,
+        }
+        self.chain.reset();
+        let limits = Limits { predict: Some(SUMMARY.min(room)), ..Limits::default() };
+        let answer =
+            self.session.generate(&mut self.chain, &limits, &cancel, &mut |_| ControlFlow::Continue(()))?;
+        match answer.stop {
+            Stop::Cancelled => Ok(None),
+            _ if answer.text.trim().is_empty() => Err(failed("the model says nothing").into()),
+            _ => Ok(Some(answer.text)),
+        }
+    }
+
+    /// Says once that the context is nearly full.
+    fn warn_when_nearly_full(&mut self) -> anyhow::Result<()> {
+        let (used, context) = (self.session.tokens().len(), self.session.context());
+        let nearly = used * 100 >= context * NEARLY_FULL;
+        if nearly && !self.warned {
+            let percent = used * 100 / context;
+            self.out.note(&format!("[the context is {percent}% full; /context says of what]"))?;
+        }
+        self.warned = nearly;
+        Ok(())
     }
 }

@@ -1,8 +1,10 @@
 //! What the person types: an edited line on a terminal, plain lines otherwise.
 use std::io::BufRead;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Context as _;
+use rustyline::config::Configurer;
 use rustyline::error::ReadlineError;
 use rustyline::history::DefaultHistory;
 use rustyline::{
@@ -36,6 +38,8 @@ pub struct Line {
     editor: Editor<Typing, DefaultHistory>,
     /// Whether the person's own editor is asked for.
     wish: Wish,
+    /// Where lines are kept for the next chat.
+    history: Option<PathBuf>,
 }
 
 impl Input {
@@ -43,7 +47,7 @@ impl Input {
     ///
     /// # Errors
     /// When the terminal cannot be used.
-    pub fn new(terminal: bool, colours: bool) -> anyhow::Result<Self> {
+    pub fn new(terminal: bool, colours: bool, history: Option<PathBuf>) -> anyhow::Result<Self> {
         if !terminal {
             return Ok(Self::Pipe);
         }
@@ -63,7 +67,17 @@ impl Input {
         let wish = Wish::default();
         let ctrl_g = Event::from(KeyEvent::ctrl('G'));
         editor.bind_sequence(ctrl_g, EventHandler::Conditional(Box::new(wish.clone())));
-        Ok(Self::Terminal(Box::new(Line { editor, wish })))
+        if let Some(path) = &history {
+            let folder = path.parent().context("the history has no folder")?;
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            // None yet is none; one that cannot be read must not keep the person from chatting.
+            match editor.load_history(path) {
+                Err(ReadlineError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => eprintln!("lapwing: {}: {error}", path.display()),
+                Ok(()) => {}
+            }
+        }
+        Ok(Self::Terminal(Box::new(Line { editor, wish, history })))
     }
 
     /// Sets the words that commands are completed by.
@@ -83,6 +97,22 @@ impl Input {
         self.edit(prompt, "")
     }
 
+    /// Asks the person something on a terminal; the answer is in lower case, and empty for anything but a line.
+    ///
+    /// # Errors
+    /// When the terminal cannot be read.
+    pub fn ask(&mut self, question: &str) -> anyhow::Result<String> {
+        let Self::Terminal(line) = self else { return Ok(String::new()) };
+        line.editor.set_auto_add_history(false);
+        let answer = line.editor.readline(question);
+        line.editor.set_auto_add_history(true);
+        match answer {
+            Ok(answer) => Ok(answer.trim().to_lowercase()),
+            Err(ReadlineError::Interrupted | ReadlineError::Eof) => Ok(String::new()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// As [`Input::next`]; on a terminal the person changes `text`.
     ///
     /// # Errors
@@ -95,7 +125,10 @@ impl Input {
         let mut text = text.to_owned();
         loop {
             match line.editor.readline_with_initial(prompt, (&text, "")) {
-                Ok(typed) => return Ok(Typed::Text(unquoted(&typed))),
+                Ok(typed) => {
+                    line.keep_history();
+                    return Ok(Typed::Text(unquoted(&typed)));
+                }
                 Err(ReadlineError::Interrupted) => match line.wish.take() {
                     Some(typed) => text = in_own_editor(typed)?,
                     None => return Ok(Typed::Interrupt),
@@ -103,6 +136,18 @@ impl Input {
                 Err(ReadlineError::Eof) => return Ok(Typed::End),
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+}
+
+impl Line {
+    /// After each line, so that a crash loses none.
+    fn keep_history(&mut self) {
+        if let Some(path) = &self.history
+            && let Err(error) = self.editor.append_history(path)
+        {
+            eprintln!("lapwing: {}: {error}", path.display());
+            self.history = None;
         }
     }
 }

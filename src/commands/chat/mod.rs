@@ -3,11 +3,13 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use lapwing::branches::Branches;
+use lapwing::context::WhenFull;
 use lapwing::sampler::{Chain, Settings};
 use lapwing::session::{Limits, Session};
 use lapwing_models::chat_template::ChatTemplate;
 use lapwing_models::{Class, Error};
 
+use super::config::Config;
 use super::interrupt::Interrupt;
 use super::{AnswerOptions, ModelOptions, SamplerOptions, TemplateOptions, Ui, find, load};
 
@@ -20,12 +22,14 @@ mod typing;
 
 mod files;
 mod schema;
+mod sessions;
 mod settings;
 mod show;
 mod turns;
 
 use input::{Input, Typed};
 use print::Out;
+use sessions::Saving;
 use slash::Next;
 
 /// What the person types behind.
@@ -39,6 +43,21 @@ pub struct Args {
     /// Instructions to the model, before the conversation
     #[arg(long, value_name = "TEXT", overrides_with = "system")]
     system: Option<String>,
+    /// What to do when the conversation no longer fits: ask, drop (the oldest messages), summarise (them) or stop
+    #[arg(long, value_name = "POLICY")]
+    when_full: Option<String>,
+    /// Take up a saved session, the last one unless named
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
+    resume: Option<String>,
+    /// Keep what is typed for the next chat, in a file that only you can read
+    #[arg(long)]
+    history: bool,
+    /// Save the session after each answer
+    #[arg(long)]
+    autosave: bool,
+    /// Save what was computed, too, so that resuming takes no time (large; not after each answer)
+    #[arg(long)]
+    save_cache: bool,
     #[command(flatten)]
     template: TemplateOptions,
     #[command(flatten)]
@@ -60,6 +79,10 @@ pub struct Chat {
     limits: Limits,
     /// What `/read` put before the next message.
     attached: String,
+    when_full: WhenFull,
+    /// Whether the person knows that the context is nearly full.
+    warned: bool,
+    saving: Saving,
     interrupt: Interrupt,
     input: Input,
     out: Out,
@@ -71,18 +94,38 @@ pub struct Chat {
 /// Runs the command.
 pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
     let interrupt = Interrupt::install()?;
-    let file = match &args.model {
-        Some(name) => find::model(name)?,
-        None => find::default_model()?,
+    let config = Config::get()?;
+    let when_full = args.when_full.as_deref().or(config.when_full.as_deref());
+    let when_full = when_full.map_or(Ok(WhenFull::Ask), WhenFull::from_name)?;
+    let resumed = args.resume.as_deref().map(sessions::open).transpose()?;
+    let usual = || config.model.as_ref().map(PathBuf::from).filter(|_| resumed.is_none());
+    let name = args.model.or_else(usual);
+    let file = match (&name, &resumed) {
+        (Some(name), _) => find::model(name)?,
+        (None, Some((_, opened))) => opened.saved.model.path.clone(),
+        (None, None) => find::default_model()?,
     };
-    let engine = load::engine(&file, &args.options)?;
+    let named = name.as_deref().and_then(|name| config.named(name));
+    let system = args.system.or_else(|| named.and_then(|named| named.system.clone()));
+    let system = system.or_else(|| config.defaults.system.clone());
+    let sampling = args.sampling.or_config(named)?;
+    let mut options = args.options;
+    if let Some((_, opened)) = &resumed {
+        options.ctx_size = options.ctx_size.or(u32::try_from(opened.saved.context).ok());
+        options.kv_type = options.kv_type.or_else(|| Some(opened.saved.kv_type.clone()));
+    }
+    let options = options.or_config(named)?;
+    let engine = load::engine(&file, &options)?;
     let template = load::template(&engine, &args.template, ui)?;
-    let session = load::session(&engine, &args.options)?;
-    let settings = load::settings(&engine, &args.sampling, ui)?;
+    let session = load::session(&engine, &options, ui)?;
+    let settings = load::settings(&engine, &sampling, ui)?;
     let chain = Chain::new(&settings, engine.model().tokenizer());
     let mut branches = Branches::default();
-    branches.conversation_mut().set_system(args.system);
-    let limits = args.answer.limits(&engine, args.sampling.predict)?;
+    branches.conversation_mut().set_system(system);
+    let limits = args.answer.limits(&engine, sampling.predict)?;
+    let history =
+        (args.history || config.history).then(|| find::state_folder().map(|folder| folder.join("history")));
+    let history = history.flatten();
     let out = Out::new();
     let terminal = out.terminal && std::io::stdin().is_terminal();
     let mut chat = Chat {
@@ -93,21 +136,33 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
         chain,
         limits,
         attached: String::new(),
+        when_full,
+        warned: false,
+        saving: Saving {
+            automatic: args.autosave || config.autosave,
+            with_cache: args.save_cache || config.save_cache,
+            ..Saving::default()
+        },
         interrupt,
-        input: Input::new(terminal, out.colours)?,
+        input: Input::new(terminal, out.colours, history)?,
         out,
         ui: ui.clone(),
         terminal,
     };
+    chat.greet()?;
+    if let Some((name, opened)) = resumed {
+        chat.take_up(name, opened)?;
+        if chat.terminal && !chat.ui.quiet {
+            let text = chat.taken_up();
+            chat.out.note(&text)?;
+        }
+    }
     chat.talk()
 }
 
 impl Chat {
     /// Reads messages and answers them until the person leaves.
     fn talk(&mut self) -> anyhow::Result<()> {
-        if self.terminal && !self.ui.quiet {
-            self.greet()?;
-        }
         let mut leaving = false;
         loop {
             self.input.set_words(slash::words(self));
@@ -133,12 +188,15 @@ impl Chat {
             match next {
                 Next::Prompt => {}
                 Next::Answer => self.answer(before)?,
-                Next::Leave => return Ok(()),
+                Next::Leave => return self.save_at_end(),
             }
         }
     }
 
     fn greet(&mut self) -> anyhow::Result<()> {
+        if !self.terminal || self.ui.quiet {
+            return Ok(());
+        }
         let engine = self.session.engine();
         let name =
             engine.model().gguf().path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -159,6 +217,11 @@ impl Chat {
         let text = std::mem::take(&mut self.attached) + text;
         self.branches.conversation_mut().say(text);
         Next::Answer
+    }
+
+    /// Whether the person answers a question with this letter; in a pipe nobody does.
+    fn ask(&mut self, question: &str, letter: &str) -> anyhow::Result<bool> {
+        Ok(self.input.ask(question)? == letter)
     }
 
     /// Tokens of the context that the conversation takes.

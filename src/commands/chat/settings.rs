@@ -1,10 +1,11 @@
-//! What a person may set while chatting: the samplers' parameters, and [`SETTINGS`] of the chat itself.
-use lapwing::sampler::{Chain, Settings, params};
+//! What a person may set while chatting: the samplers' parameters, and [`all`] of the chat itself.
+use lapwing::context::WhenFull;
+use lapwing::sampler::{Chain, Settings, Value, params};
 use lapwing::text::{nearest, safe};
 use lapwing_models::{Class, Error, Result};
 
-use super::Chat;
 use super::slash::{Complete, Next, Slash};
+use super::{Chat, sessions};
 
 /// The commands of this theme.
 pub static COMMANDS: &[Slash] = &[Slash {
@@ -28,7 +29,11 @@ pub struct Setting {
 }
 
 /// Every such thing, in the order in which they are shown.
-pub static SETTINGS: &[Setting] = &[
+pub fn all() -> impl Iterator<Item = &'static Setting> {
+    SETTINGS.iter().chain(&sessions::SETTINGS)
+}
+
+static SETTINGS: &[Setting] = &[
     Setting {
         name: "predict",
         help: "tokens of an answer at most, or none",
@@ -62,15 +67,18 @@ pub static SETTINGS: &[Setting] = &[
     Setting {
         name: "stop",
         help: "texts that end an answer, each in quotes, or none",
-        get: |chat| match chat.limits.stops.as_slice() {
-            [] => NONE.to_owned(),
-            stops => stops.iter().map(|stop| format!("{stop:?}")).collect::<Vec<_>>().join(" "),
-        },
+        get: |chat| quoted(&chat.limits.stops),
         set: |chat, text| {
-            chat.limits.stops = match text {
-                NONE => Vec::new(),
-                text => quoted(text)?,
-            };
+            chat.limits.stops = texts(text)?;
+            Ok(())
+        },
+    },
+    Setting {
+        name: "when-full",
+        help: "when a message no longer fits the context: ask, drop, summarise or stop",
+        get: |chat| chat.when_full.name().to_owned(),
+        set: |chat, text| {
+            chat.when_full = WhenFull::from_name(text)?;
             Ok(())
         },
     },
@@ -108,30 +116,45 @@ pub fn whole(name: &str, text: &str) -> Result<usize> {
     })
 }
 
-/// Reads JSON strings that stand one behind the other; a text that begins with no quote is one.
-fn quoted(text: &str) -> Result<Vec<String>> {
-    if !text.starts_with('"') {
-        return Ok(vec![text.to_owned()]);
+/// Texts as they would be typed: JSON strings one behind the other, or `none`.
+fn quoted(texts: &[String]) -> String {
+    if texts.is_empty() {
+        return NONE.to_owned();
     }
-    let texts = serde_json::Deserializer::from_str(text).into_iter().collect::<std::result::Result<_, _>>();
+    texts.iter().map(|text| serde_json::Value::from(text.as_str()).to_string()).collect::<Vec<_>>().join(" ")
+}
+
+/// Reads what [`quoted`] gives; a text that begins with no quote is one.
+fn texts(typed: &str) -> Result<Vec<String>> {
+    if typed == NONE {
+        return Ok(Vec::new());
+    }
+    if !typed.starts_with('"') {
+        return Ok(vec![typed.to_owned()]);
+    }
+    let texts = serde_json::Deserializer::from_str(typed).into_iter().collect::<std::result::Result<_, _>>();
     texts.map_err(|_| {
-        Error::new(Class::Usage, "bad value for stop").expected_got(r#"texts such as "END" "\n\n""#, text)
+        Error::new(Class::Usage, "texts that cannot be read").expected_got(r#"such as "END" "\n\n""#, typed)
     })
+}
+
+/// A sampler's value as it would be typed.
+pub fn typed(value: &Value) -> String {
+    match value {
+        Value::Texts(texts) => quoted(texts),
+        other => other.to_string(),
+    }
 }
 
 /// Names of all that can be set.
 pub fn names(_: &Chat) -> Vec<String> {
-    params()
-        .map(|param| param.name)
-        .chain(SETTINGS.iter().map(|setting| setting.name))
-        .map(str::to_owned)
-        .collect()
+    params().map(|param| param.name).chain(all().map(|setting| setting.name)).map(str::to_owned).collect()
 }
 
 /// Name and value of all that can be set.
 pub fn values(chat: &Chat) -> Vec<(&'static str, String)> {
-    let ours = SETTINGS.iter().map(|setting| (setting.name, (setting.get)(chat)));
-    ours.chain(chat.settings.iter().map(|(param, value)| (param.name, value.to_string()))).collect()
+    let ours = all().map(|setting| (setting.name, (setting.get)(chat)));
+    ours.chain(chat.settings.iter().map(|(param, value)| (param.name, typed(value)))).collect()
 }
 
 /// Sets the one of this name.
@@ -139,11 +162,14 @@ pub fn values(chat: &Chat) -> Vec<(&'static str, String)> {
 /// # Errors
 /// A usage error when there is none, or the value does not fit it.
 pub fn set_one(chat: &mut Chat, name: &str, value: &str) -> Result<()> {
-    if let Some(setting) = SETTINGS.iter().find(|setting| setting.name == name) {
+    if let Some(setting) = all().find(|setting| setting.name == name) {
         return (setting.set)(chat, value);
     }
     check(chat, name)?;
-    chat.settings.set(name, value)?;
+    match chat.settings.get(Settings::param(name)?.name) {
+        Some(Value::Texts(_)) => chat.settings.set_texts(name, texts(value)?)?,
+        _ => chat.settings.set(name, value)?,
+    }
     chat.chain = Chain::new(&chat.settings, chat.session.engine().model().tokenizer());
     Ok(())
 }
@@ -159,8 +185,8 @@ fn check(chat: &Chat, name: &str) -> Result<()> {
     Err(Error::new(Class::Usage, format!("no setting named {}", safe(name))).advice(near))
 }
 
-fn set(chat: &mut Chat, typed: &str) -> anyhow::Result<Next> {
-    let (name, value) = typed.split_once(char::is_whitespace).unwrap_or((typed, ""));
+fn set(chat: &mut Chat, line: &str) -> anyhow::Result<Next> {
+    let (name, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let text = match (name, value.trim()) {
         ("", _) => {
             let values = values(chat);
@@ -171,11 +197,11 @@ fn set(chat: &mut Chat, typed: &str) -> anyhow::Result<Next> {
         }
         (name, "") => {
             check(chat, name)?;
-            let (name, value, help) = match SETTINGS.iter().find(|setting| setting.name == name) {
+            let (name, value, help) = match all().find(|setting| setting.name == name) {
                 Some(setting) => (setting.name, (setting.get)(chat), setting.help.to_owned()),
                 None => {
                     let param = Settings::param(name)?;
-                    let value = chat.settings.get(param.name).map(ToString::to_string).unwrap_or_default();
+                    let value = chat.settings.get(param.name).map(typed).unwrap_or_default();
                     (param.name, value, format!("{}: {}", param.help, param.range()))
                 }
             };

@@ -1,11 +1,14 @@
 //! Commands that show what is going on.
 use lapwing::conversation::Role;
+use lapwing::cost::Memory;
 use lapwing::sampler::Settings;
 use lapwing::text::safe;
+use lapwing_models::os::available_memory;
 
 use super::slash::{Complete, Next, Slash, help};
 use super::{Chat, count, settings};
 use crate::commands::load::model_type;
+use crate::commands::ui::size;
 
 /// The commands of this theme.
 pub static COMMANDS: &[Slash] = &[
@@ -63,7 +66,8 @@ static SHOWN: &[Line] = &[
     ("samplers", |chat| {
         let usual = Settings::default();
         let changed = chat.settings.iter().filter(|(param, value)| usual.get(param.name) != Some(value));
-        let changed: Vec<_> = changed.map(|(param, value)| format!("{} {value}", param.name)).collect();
+        let changed: Vec<_> =
+            changed.map(|(param, value)| format!("{} {}", param.name, settings::typed(value))).collect();
         let changed = if changed.is_empty() { "the defaults".to_owned() } else { changed.join(", ") };
         format!("{changed}; the seed is {}", chat.chain.seed())
     }),
@@ -72,29 +76,25 @@ static SHOWN: &[Line] = &[
         entries => entries.iter().map(|e| format!("{} × {}", e.name, e.scale)).collect::<Vec<_>>().join(", "),
     }),
     ("memory", |chat| {
-        let weights: usize = chat.session.engine().model().gguf().tensors().map(|t| t.data.len()).sum();
         let cache = chat.session.cache();
-        let full = cache.capacity().div_ceil(64) * cache.shape().block_bytes().unwrap_or_default();
+        let needs = Memory::of(chat.session.engine().model(), &chat.session);
+        let free = available_memory().map_or(String::new(), |bytes| format!("; {} free", size(bytes)));
         format!(
-            "{} weights, {} cache ({} when full, {})",
-            mebibytes(weights),
-            mebibytes(cache.bytes()),
-            mebibytes(full),
-            cache.shape().ty
+            "{} weights, {} cache ({} when full, {}), {} adapters, {} buffers{free}",
+            size(needs.weights),
+            size(cache.bytes() as u64),
+            size(needs.cache),
+            cache.shape().ty,
+            size(needs.adapters),
+            size(needs.buffers),
         )
     }),
     ("context", |chat| format!("{} of {} used", chat.used_tokens(), count(chat.session.context(), "token"))),
     ("limits", |chat| {
-        let values =
-            settings::SETTINGS.iter().map(|setting| format!("{} {}", setting.name, (setting.get)(chat)));
+        let values = settings::all().map(|setting| format!("{} {}", setting.name, (setting.get)(chat)));
         values.collect::<Vec<_>>().join(", ")
     }),
 ];
-
-/// Bytes for people.
-pub fn mebibytes(bytes: usize) -> String {
-    format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20))
-}
 
 fn show(chat: &mut Chat, _: &str) -> anyhow::Result<Next> {
     let width = SHOWN.iter().map(|(about, _)| about.len()).max().unwrap_or_default();

@@ -2,11 +2,17 @@
 //! and the word about an unknown command are made from them.
 use lapwing::text::{nearest, safe};
 
-use super::{Chat, files, schema, settings, show, turns};
+use super::{Chat, files, schema, sessions, settings, show, turns};
 
 /// Every table of commands, in the order of `/help`.
-static TABLES: &[&[Slash]] =
-    &[turns::COMMANDS, files::COMMANDS, settings::COMMANDS, schema::COMMANDS, show::COMMANDS];
+static TABLES: &[&[Slash]] = &[
+    turns::COMMANDS,
+    files::COMMANDS,
+    sessions::COMMANDS,
+    settings::COMMANDS,
+    schema::COMMANDS,
+    show::COMMANDS,
+];
 
 /// What the chat does after a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -96,7 +96,7 @@ fn undo(chat: &mut Chat, n: &str) -> anyhow::Result<Next> {
 }
 
 /// The start of a text, for people to recognise it by.
-fn first_words(text: &str) -> String {
+pub fn first_words(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     let mut words: String = line.chars().take(40).collect();
     if words.len() < text.len() {
@@ -158,7 +158,13 @@ fn goto(chat: &mut Chat, name: &str) -> anyhow::Result<Next> {
 
 fn history(chat: &mut Chat, _: &str) -> anyhow::Result<Next> {
     let mut text = String::new();
-    for turn in chat.branches.conversation().turns() {
+    let conversation = chat.branches.conversation();
+    let first = usize::from(conversation.system().is_some());
+    for (at, turn) in conversation.turns().iter().enumerate() {
+        if conversation.left_out() > 0 && at == first + conversation.left_out() {
+            text += "[what is above, the model is no longer shown]\n";
+            text += &conversation.summary().map_or(String::new(), |summary| format!("[{}]\n", safe(summary)));
+        }
         let who = match turn.role {
             Role::System => "system> ",
             Role::User => PROMPT,

@@ -1,0 +1,229 @@
+//! Sessions saved, resumed, and killed while they are saved; contexts that fill up.
+#![cfg(unix)]
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Instant;
+
+use super::chat::chat;
+use super::common::{Folder, Ran, command, run, smollm2};
+use super::terminal::Terminal;
+
+const SYSTEM: [&str; 4] = ["--system", "You are a helpful AI assistant.", "--temp", "0"];
+
+/// A chat in a pipe, with its sessions in `home`.
+fn piped(home: &Folder, args: &[&str], lines: &str) -> Option<Ran> {
+    let model = smollm2()?.to_str()?;
+    let first = if args.contains(&"--resume") { vec!["chat"] } else { vec!["chat", model] };
+    let args = [&first[..], &SYSTEM, args].concat();
+    Some(run(command(&args).env("XDG_DATA_HOME", home.path()), lines.as_bytes()))
+}
+
+#[test]
+fn a_session_is_saved_listed_and_taken_up_where_it_was() {
+    let home = Folder::new("sessions");
+    let env = home.path().to_str().expect("a test path").to_owned();
+    let env = [("XDG_DATA_HOME", env.as_str())];
+    let Some(mut first) = chat(&["-n", "24"], (100, 120), &env) else { return };
+    for (line, word) in [
+        ("/sessions", "No session is saved"),
+        ("/load one", "no session named one"),
+        ("What is the capital of France?", "Paris"),
+        ("/set stop \"END\"", "is \"END\" now."),
+        ("/save ../one", "not a name for a session"),
+        ("/save one", "Saved as one ("),
+        ("/fork idea", "You are on idea now"),
+        ("And of Italy?", "Rome"),
+        ("/set save-cache on", "on now."),
+        ("/save two", "Saved as two with its cache"),
+        ("/sessions", "5 turns, cache, smollm2-135m-instruct-q4_1: \"And of Italy?\""),
+        ("/sessions", "* two"),
+    ] {
+        first.ask(line, word);
+    }
+    first.line("/save one");
+    first.wait("the question", |text| text.contains("There is a session named one. Replace it? [y/N]"));
+    first.line("n");
+    first.wait("the refusal", |text| text.contains("there is a session named one already"));
+    first.wait_prompt();
+    first.keys("\u{4}");
+    assert_eq!(first.wait_end().code(), Some(0));
+
+    let folder = home.path().join("lapwing/sessions");
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!((mode(&folder), mode(&folder.join("one.session"))), (0o700, 0o600));
+
+    // The last one, with its cache: of the next message only what is new is read.
+    let Some(mut again) = chat(&["--resume"], (100, 120), &env) else { return };
+    assert!(again.text().contains("You are back in two: 5 turns, the last message is \"And of Italy?\"."));
+    again.ask("/history", "* idea: 5 turns, 3 of them as in main");
+    again.ask("And of Spain?", "Madrid");
+    again.ask("/stats", "from the cache");
+    let line = again.text();
+    let line = line.lines().rfind(|line| line.contains("from the cache")).expect("waited for");
+    let numbers: Vec<usize> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    assert!(numbers[1] >= 50 && numbers[2] <= 20, "{line}");
+    // This one is not saved.
+    again.line("/load one");
+    again.wait("the question", |text| text.contains("This conversation is not saved. Leave it? [y/N]"));
+    again.line("y");
+    again.wait("the session", |text| text.contains("You are back in one: 3 turns"));
+    again.wait_prompt();
+    again.ask("/set stop", "stop is \"END\"");
+    again.keys("/load t\t\r");
+    again.wait("the other", |text| text.matches("You are back in two: 5 turns").count() == 2);
+}
+
+#[test]
+fn damaged_sessions_are_refused_in_one_line() {
+    let home = Folder::new("damaged sessions");
+    let Some(ran) = piped(&home, &[], "What is the capital of France?\n/save one\n") else { return };
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+    let file = home.path().join("lapwing/sessions/one.session");
+    let mut bytes = std::fs::read(&file).expect("the session");
+    *bytes.last_mut().expect("not empty") ^= 1;
+    std::fs::write(&file, bytes).expect("it can be written");
+    let ran = piped(&home, &["--resume", "one"], "").expect("the model is here");
+    assert_eq!(ran.code, Some(3));
+    assert!(
+        ran.err.lines().count() == 1 && ran.err.contains("one.session") && ran.err.contains("damaged"),
+        "{}",
+        ran.err
+    );
+    let ran = piped(&home, &["--resume", "none"], "").expect("the model is here");
+    assert_eq!(ran.code, Some(2), "{}", ran.err);
+    let ran = piped(&home, &[], "/load one\n/sessions\n").expect("the model is here");
+    assert!(ran.code == Some(0) && ran.err.contains("damaged") && ran.out.contains("damaged"), "{}", ran.out);
+}
+
+/// Kills the program at any moment of a chat that saves all the time, and takes the session up again: it is as before
+/// or after a turn, and what the model says next is what it would have said. `LAPWING_KILLS` sets how often.
+#[test]
+fn killed_at_any_moment_a_session_is_the_old_or_the_new_one() {
+    let messages = ["What is the capital of France?", "And of Italy?", "And of Spain?"];
+    let script = |from: usize| {
+        let turns: String = messages[from..].iter().map(|text| format!("{text}\n/save s\n")).collect();
+        format!("/set save-cache on\n{turns}/save s\n/history\n")
+    };
+    let home = Folder::new("whole");
+    let Some(whole) = piped(&home, &["--autosave"], &format!("/save s\n{}", script(0))) else { return };
+    let told = |ran: &Ran| ran.out.rsplit("system> ").next().unwrap_or_default().to_owned();
+    let expected = told(&whole);
+    assert!(
+        expected.contains("Paris") && expected.contains("Rome") && expected.contains("Madrid"),
+        "{expected}"
+    );
+
+    let kills = std::env::var("LAPWING_KILLS").map_or(6, |n| n.parse::<usize>().expect("a number of kills"));
+    let model = smollm2().and_then(Path::to_str).expect("it was here");
+    let args = [&["chat", model][..], &SYSTEM, &["--autosave"]].concat();
+    let start = |home: &Folder| {
+        let mut child = command(&args)
+            .env("XDG_DATA_HOME", home.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary starts");
+        let mut stdin = child.stdin.take().expect("piped");
+        std::io::Write::write_all(&mut stdin, format!("/save s\n{}", script(0)).as_bytes())
+            .expect("it reads");
+        child
+    };
+    let home = Folder::new("timed");
+    let begun = Instant::now();
+    start(&home).wait().expect("it ends");
+    let whole = begun.elapsed();
+    let mut seen = [0; 4];
+    for i in 0..kills {
+        let home = Folder::new("killed");
+        let mut child = start(&home);
+        // Moments spread over the run, closer to each other the more there are.
+        std::thread::sleep(whole.mul_f64((i as f64 + 0.5) / kills as f64));
+        drop(child.kill());
+        child.wait().expect("it ends");
+        let saved = home.path().join("lapwing/sessions/s.session").exists();
+        let resume = if saved { &["--resume", "s"][..] } else { &[] };
+        let before = piped(&home, resume, "/history\n").expect("the model is here");
+        assert_eq!((before.code, before.err.as_str()), (Some(0), ""), "kill {i}");
+        let turns = before.out.matches("\n> ").count();
+        assert!(expected.starts_with(told(&before).trim_end()) || turns == 0, "kill {i}: {}", before.out);
+        seen[turns] += 1;
+        let after = piped(&home, resume, &script(turns)).expect("the model is here");
+        assert_eq!(after.err, "", "kill {i}");
+        assert_eq!(told(&after), expected, "kill {i} after {turns} turns");
+        // What the killed one left behind is gone.
+        let left = std::fs::read_dir(home.path().join("lapwing/sessions")).expect("sessions").count();
+        assert_eq!(left, 1, "kill {i}");
+    }
+    eprintln!("killed {kills} times; turns found: {seen:?}");
+}
+
+#[test]
+fn a_full_context_drops_summarises_or_stops_as_asked() {
+    let home = Folder::new("full");
+    let talk = format!("Tell me a story about a bird.\n{}/history\n/context\n", "Go on.\n".repeat(5));
+    let full = |policy: &str| piped(&home, &["-c", "224", "-n", "40", "--when-full", policy], &talk);
+    let Some(ran) = full("drop") else { return };
+    assert!(ran.code == Some(0) && ran.err.is_empty(), "{}", ran.err);
+    assert!(ran.out.contains("no longer shown to the model; /history still has all]"), "{}", ran.out);
+    let history = ran.out.rsplit("system> ").next().unwrap_or_default();
+    assert!(
+        history.contains("> Tell me a story")
+            && history.contains("[what is above, the model is no longer shown]")
+    );
+
+    let ran = full("summarise").expect("the model is here");
+    assert!(ran.code == Some(0) && ran.out.contains("[a summary instead of the oldest"), "{}", ran.out);
+    assert!(ran.out.contains("[This is what we talked about before:"), "{}", ran.out);
+
+    for policy in ["stop", "ask"] {
+        let ran = full(policy).expect("the model is here");
+        assert_eq!(ran.code, Some(0));
+        assert!(
+            ran.out.contains("[not sent]") || ran.err.contains("this message was not sent"),
+            "{}",
+            ran.out
+        );
+        assert!(ran.out.matches("> Go on.").count() < 5, "what was not sent is not in the conversation");
+    }
+    let ran = piped(&home, &["-c", "96", "--ignore-eos"], "Tell me a story about a bird.\n")
+        .expect("the model is here");
+    assert!(ran.err.contains("the context of 96 tokens is full: the answer is cut"), "{}", ran.err);
+    assert!(ran.out.contains("[the context is 100% full; /context says of what]"), "{}", ran.out);
+    let long = format!("{}\n/history\n", "word ".repeat(200));
+    let ran = piped(&home, &["-c", "160", "--when-full", "drop"], &long).expect("the model is here");
+    assert!(ran.err.contains("this message alone is too long for the context"), "{}", ran.err);
+}
+
+#[test]
+fn a_person_is_asked_what_a_full_context_should_lose() {
+    let Some(mut chat) = chat(&["-c", "224", "-n", "40"], (200, 100), &[]) else { return };
+    chat.ask("Tell me a story about a bird.", "[cut");
+    let go_on_until = |chat: &mut Terminal, word: &str| {
+        for _ in 0..9 {
+            let cuts = chat.text().matches("[cut").count();
+            chat.line("Go on.");
+            chat.wait("an answer, or more", |text| {
+                text.contains(word) || text.matches("[cut").count() > cuts
+            });
+            if chat.text().contains(word) {
+                return;
+            }
+            chat.wait_prompt();
+        }
+        panic!("nine messages, and no {word:?}: {}", chat.text());
+    };
+    go_on_until(&mut chat, "d, s or Enter?");
+    assert!(chat.text().contains("The context is full"), "{}", chat.text());
+    chat.line("");
+    chat.wait("the word", |text| text.contains("[not sent]"));
+    chat.wait_prompt();
+    chat.line("Go on.");
+    chat.wait("the question", |text| text.matches("d, s or Enter?").count() == 2);
+    chat.line("d");
+    chat.wait("the word", |text| text.contains("no longer shown to the model"));
+    chat.wait_prompt();
+    chat.ask("/set when-full summarise", "is summarise now.");
+    go_on_until(&mut chat, "[a summary instead of the oldest");
+}
