@@ -47,6 +47,11 @@ impl Target {
         writer
     }
 
+    /// Threads to work with.
+    pub fn threads(&self) -> usize {
+        self.threads.map_or_else(lapwing_models::os::default_threads, usize::from)
+    }
+
     /// Begins to write rows, until `cancel` says to stop: the unfinished file then disappears.
     pub fn rows(&self, writer: Writer, ui: &Ui, cancel: &Cancel) -> Result<Rows> {
         let bar = if ui.shows_progress() {
@@ -58,7 +63,7 @@ impl Target {
         } else {
             indicatif::ProgressBar::hidden()
         };
-        let threads = self.threads.map_or_else(lapwing_models::os::default_threads, usize::from);
+        let threads = self.threads();
         let (made, next) = (Vec::new(), Vec::new());
         Ok(Rows { stream: writer.start()?, threads, made, next, bar, bytes: 0, cancel: cancel.clone() })
     }

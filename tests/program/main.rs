@@ -8,6 +8,8 @@ mod forms;
 #[cfg(unix)]
 mod interrupted;
 mod lookup;
+#[cfg(unix)]
+mod lora;
 mod perplexity;
 mod pipes;
 #[cfg(unix)]

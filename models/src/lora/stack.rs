@@ -97,6 +97,11 @@ impl Fitted {
         Ok(Self { adapter, ty, linear, embedding })
     }
 
+    /// Bytes of factors read to evaluate one token; of an embedding that is next to nothing, and not counted.
+    pub fn bytes_per_token(&self) -> usize {
+        self.linear.values().map(|p| p.factors.bytes()).sum()
+    }
+
     /// Bytes of memory that the packed factors take.
     pub fn bytes(&self) -> usize {
         let linear = self.linear.values().map(|p| p.factors.bytes() + p.dora.as_ref().map_or(0, Dora::bytes));
@@ -178,10 +183,9 @@ impl Stack {
         active
     }
 
-    /// Bytes of factors read to evaluate one token; of embeddings that is next to nothing, and not counted.
+    /// Bytes of factors read to evaluate one token.
     pub fn bytes_per_token(&self) -> usize {
-        let linear = |e: &&Entry| e.fitted.linear.values().map(|p| p.factors.bytes()).sum::<usize>();
-        self.active().iter().map(linear).sum()
+        self.active().iter().map(|e| e.fitted.bytes_per_token()).sum()
     }
 
     /// What the stack computes; equal keys give equal bits.

@@ -8,7 +8,7 @@ use lapwing_kernels::TensorType;
 use lapwing_kernels::team::Team;
 use lapwing_models::decoder::{Want, Workspace, forward};
 use lapwing_models::kv_cache::{KvCache, KvType};
-use lapwing_models::lora::{Adapter, Fitted, Stack};
+use lapwing_models::lora::{Adapter, DEFAULT_FACTORS, Fitted, Stack};
 use lapwing_models::model::Model;
 use serde_json::Value;
 
@@ -71,6 +71,76 @@ fn every_stack_has_the_log_probabilities_of_peft() {
             assert!(largest <= 2e-3, "{kind} {}: {largest}", case["stack"]);
         }
     }
+}
+
+/// Writes a stack as one adapter of each container that can hold it, reads it back, and compares with PEFT again.
+#[test]
+fn exported_stacks_have_the_log_probabilities_of_peft() {
+    let (Some(path), Some(folder)) = (crate::common::model(SMOLLM2), adapters()) else { return };
+    let text = std::fs::read_to_string(folder.join("expected.json")).unwrap();
+    let expected: Value = serde_json::from_str(&text).unwrap();
+    let (model, team) = (open(&dequantised(&path)), team(2));
+    let out = tempfile::tempdir().unwrap();
+    let tokens = ids(&expected["chat_tokens"]);
+    for case in expected["chat"].as_array().unwrap().iter().skip(1) {
+        let entries = case["stack"].as_array().unwrap();
+        let open = |entry: &Value| {
+            let name = entry["adapter"].as_str().unwrap();
+            let adapter = Adapter::open(&folder.join(format!("lora-{name}"))).unwrap();
+            (adapter, entry["scale"].as_f64().unwrap() as f32)
+        };
+        let parts: Vec<_> = entries.iter().map(open).collect();
+        let combined = model.combine(&parts).unwrap();
+        let (gguf, peft) = (out.path().join("stack.gguf"), out.path().join("stack"));
+        combined.write_peft(&team, &peft, TensorType::F32).unwrap();
+        let mut written = vec![peft];
+        match combined.write_gguf(&team, &gguf, TensorType::F32) {
+            Ok(_) => written.push(gguf),
+            Err(error) => assert!(parts[0].0.is_dora(), "{error}"),
+        }
+        for path in written {
+            let fitted = model.fit(Adapter::open(&path).unwrap(), TensorType::F32, &team).unwrap();
+            let mut stack = Stack::default();
+            stack.add("one", Arc::new(fitted), 1.0).unwrap();
+            let logits = logits(&model, &team, &stack, &tokens);
+            let largest = largest_difference(&logits, model.spec().vocab, &tokens, case);
+            assert!(largest <= 2e-3, "{} as {}: {largest}", case["stack"], path.display());
+        }
+    }
+}
+
+/// Mean KL divergence from the stack on f32 weights with exact factors, over the later half of contexts of 512 tokens.
+#[test]
+fn a_stack_on_quantised_weights_stays_near_that_on_exact_ones() {
+    let (Some(path), Some(text)) = (crate::common::model(SMOLLM2), crate::common::shared("eval.txt")) else {
+        return;
+    };
+    let team = team(2);
+    let (exact, quantised) = (open(&dequantised(&path)), open(&path));
+    let stack = |model: &Model, ty| {
+        let mut stack = Stack::default();
+        stack.add("bard", fitted(model, &team, "lora-bard", ty).unwrap(), 1.0).unwrap();
+        stack
+    };
+    let (of_exact, of_quantised) = (stack(&exact, TensorType::F32), stack(&quantised, DEFAULT_FACTORS));
+    let tokens = exact.tokenizer().encode(&std::fs::read_to_string(text).unwrap(), false);
+    let vocab = exact.spec().vocab;
+    let mut found = Vec::new();
+    for tokens in tokens.chunks_exact(512).take(2) {
+        let p = logits(&exact, &team, &of_exact, tokens);
+        let q = logits(&quantised, &team, &of_quantised, tokens);
+        found.extend(p.chunks(vocab).zip(q.chunks(vocab)).skip(256).map(|(p, q)| kl(p, q)));
+    }
+    let mean = found.iter().sum::<f64>() / found.len() as f64;
+    println!("mean KL divergence {mean:.6} of {} predictions", found.len());
+    assert!(mean <= 0.0030 && found.len() == 512, "{mean}");
+}
+
+fn kl(p: &[f32], q: &[f32]) -> f64 {
+    let (of_p, of_q) = (log_sum_exp(p), log_sum_exp(q));
+    let term =
+        |(p, q): (&f32, &f32)| (f64::from(*p) - of_p).exp() * (f64::from(*p) - of_p - f64::from(*q) + of_q);
+    p.iter().zip(q).map(term).sum()
 }
 
 #[test]

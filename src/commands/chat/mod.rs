@@ -20,7 +20,9 @@ mod print;
 mod slash;
 mod typing;
 
+mod compare;
 mod files;
+mod lora;
 mod schema;
 mod sessions;
 mod settings;

@@ -2,7 +2,7 @@
 //! and the word about an unknown command are made from them.
 use lapwing::text::{nearest, safe};
 
-use super::{Chat, files, schema, sessions, settings, show, turns};
+use super::{Chat, files, lora, schema, sessions, settings, show, turns};
 
 /// Every table of commands, in the order of `/help`.
 static TABLES: &[&[Slash]] = &[
@@ -10,6 +10,7 @@ static TABLES: &[&[Slash]] = &[
     files::COMMANDS,
     sessions::COMMANDS,
     settings::COMMANDS,
+    lora::COMMANDS,
     schema::COMMANDS,
     show::COMMANDS,
 ];

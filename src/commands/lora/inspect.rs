@@ -167,6 +167,16 @@ fn range(values: impl Iterator<Item = f32>) -> String {
     if low == high { low.to_string() } else { format!("{low} to {high}") }
 }
 
+/// The parts of the layers that an adapter changes, without what all of one kind share: `q`, `output`, `up` …
+pub fn kinds(adapter: &Adapter) -> Vec<String> {
+    let short = |name: &String| {
+        let kind = kind_of(name);
+        kind.trim_start_matches("attn_").trim_start_matches("ffn_").to_owned()
+    };
+    let kinds: std::collections::BTreeSet<_> = adapter.deltas.keys().map(short).collect();
+    kinds.into_iter().collect()
+}
+
 /// The part of a layer that a tensor is: `attn_q` of `blk.3.attn_q.weight`.
 fn kind_of(tensor: &str) -> String {
     let name = tensor.strip_suffix(".weight").unwrap_or(tensor);

@@ -43,7 +43,8 @@ pub struct Args {
 pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
     let cancel = Interrupt::install()?.into_cancel();
     let text = args.text.as_deref().map(read_text).transpose()?;
-    let engine = Engine::open(&args.model.file()?, &EngineOptions::default())?;
+    let options = EngineOptions { threads: Some(args.target.threads()), ..EngineOptions::default() };
+    let engine = Engine::open(&args.model.file()?, &options)?;
     let (model, team) = (engine.model(), engine.team());
     let adapters = load::adapters(&args.lora)?;
     let combined = model.combine(&adapters)?;
