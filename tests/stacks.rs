@@ -1,11 +1,12 @@
 //! Sessions whose stack of adapters changes: what they compute is what a new session computes.
 #![forbid(unsafe_code)]
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use lapwing::engine::{Engine, EngineOptions};
 use lapwing::sampler::{Chain, Rng, Settings};
-use lapwing::session::{Cancel, Limits, Session, SessionOptions};
+use lapwing::session::{Cancel, Limits, Piece, Session, SessionOptions};
 use lapwing::synthetic;
 use lapwing_kernels::TensorType;
 use lapwing_models::lora::{Fitted, Stack};
@@ -31,6 +32,16 @@ fn session(engine: &Arc<Engine>) -> Session {
 
 fn eval(session: &mut Session, tokens: &[u32]) {
     session.eval(tokens, &Cancel::default(), &mut |_, _| {}).unwrap();
+}
+
+/// Lets the session answer with `n` tokens.
+fn answer(session: &mut Session, n: usize) -> Vec<u32> {
+    let limits = Limits { predict: Some(n), ignore_eos: true, ..Limits::default() };
+    let mut settings = Settings::default();
+    settings.set("seed", "1").unwrap();
+    let mut chain = Chain::new(&settings, session.engine().clone().model().tokenizer());
+    let go_on = &mut |_: &Piece<'_>| ControlFlow::Continue(());
+    session.generate(&mut chain, &limits, &Cancel::default(), go_on).unwrap().ids
 }
 
 /// Logits of a session made for this.
@@ -73,6 +84,10 @@ fn any_changes_of_the_stack_leave_what_a_new_session_computes() {
                     _ => Ok(()),
                 });
                 changed.unwrap();
+                if below(&mut rng, 4) == 0 {
+                    // Taken back, to go on in another way.
+                    tokens.truncate(1 + below(&mut rng, tokens.len()));
+                }
                 for _ in 0..below(&mut rng, 3) {
                     tokens.push((rng.next_u64() % 200) as u32);
                 }
@@ -88,6 +103,9 @@ fn any_changes_of_the_stack_leave_what_a_new_session_computes() {
                     session.logits() == fresh(&engine, &stack, &tokens),
                     "{shape}, seed {seed}, step {step}"
                 );
+                if below(&mut rng, 3) == 0 {
+                    tokens.extend(answer(&mut session, 3));
+                }
             }
         }
     }
@@ -102,13 +120,8 @@ fn a_swap_back_answers_without_evaluating_anything() {
     let tokens: Vec<u32> = (1..150).collect();
     let answer = |session: &mut Session| {
         eval(session, &tokens);
-        let limits = Limits { predict: Some(8), ignore_eos: true, ..Limits::default() };
-        let mut settings = Settings::default();
-        settings.set("seed", "1").unwrap();
-        let mut chain = Chain::new(&settings, session.engine().clone().model().tokenizer());
-        let go_on = &mut |_: &lapwing::session::Piece<'_>| std::ops::ControlFlow::Continue(());
-        let answer = session.generate(&mut chain, &limits, &Cancel::default(), go_on).unwrap();
-        (answer.ids, session.stats().n_eval)
+        let n_eval = session.stats().n_eval;
+        (answer(session, 8), n_eval)
     };
     let (base, n) = answer(&mut session);
     assert_eq!(n, tokens.len());
