@@ -123,7 +123,8 @@ fn estimate(engine: &Engine, options: &ModelOptions, stack: &Stack, ui: &Ui) -> 
     let context = session.context.unwrap_or_else(|| default_context(model.spec()));
     let adapters = stack.entries().iter().map(|entry| entry.fitted.bytes()).sum();
     let needs = Memory::estimate(model, session.kv_type, context, session.batch.min(context), adapters);
-    let Some(free) = os::available_memory() else { return Ok(()) };
+    // A cache that cannot be had is refused by the session, in words of its own.
+    let Some(free) = os::available_memory().filter(|&free| needs.cache <= free) else { return Ok(()) };
     let advice = needs.advice(free);
     if !ui.quiet && (ui.verbose || advice.is_some()) {
         let mut smaller = KvType::ALL.iter().filter(|&&ty| {

@@ -206,7 +206,7 @@ impl Chat {
 
     /// Says once that the context is nearly full.
     fn warn_when_nearly_full(&mut self) -> anyhow::Result<()> {
-        let (used, context) = (self.session.tokens().len(), self.session.context());
+        let (used, context) = (self.session.cache().len(), self.session.context());
         let nearly = used * 100 >= context * NEARLY_FULL;
         if nearly && !self.warned {
             let percent = used * 100 / context;
