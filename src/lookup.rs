@@ -100,6 +100,7 @@ mod tests {
         let mut lookup = Lookup::default();
         let four = |at: usize| [&period[..], &[1000 + at as u32], &period[at..at + 4]].concat();
         assert_eq!(lookup.guess(&four(20), 90).len(), 8);
+        assert!(lookup.guess(&[&four(20)[..], &[2000]].concat(), 90).is_empty());
         let wrong = [&four(20)[..], &[2000], &period[50..54]].concat();
         assert!(lookup.guess(&wrong, 90).is_empty(), "a longer repetition is asked for now");
         let longer = [&wrong[..], &period[54..56]].concat();
