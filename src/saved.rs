@@ -84,7 +84,7 @@ pub struct SavedCache {
     pub tokens: Vec<u32>,
     /// Arrangement of its bytes, [`LAYOUT`].
     pub layout: String,
-    /// What its numbers depend on besides tokens and model: see [`made_with`].
+    /// What its numbers depend on besides tokens and model: shape and type, instruction set, adapters and their scales.
     pub made_with: String,
 }
 

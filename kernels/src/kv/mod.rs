@@ -5,7 +5,7 @@
 //!
 //! Inside a block each layer and head has a cell. Its keys are transposed, `[dim][64]`: the scores of 64 positions
 //! are 64 lanes that never need a horizontal sum. Its values are `[64][dim]`, rows padded to 16 values: their weighted
-//! sum has the dimensions as lanes. Numbers of 8 bits share a scale along [`SCALED`] dimensions of a key or value; the
+//! sum has the dimensions as lanes. Numbers of 8 bits share a scale along 32 dimensions of a key or value; the
 //! scales of a cell stand apart, `[groups of dimensions][64]`, so that those of 64 positions are lanes, too.
 mod elem;
 mod store;
