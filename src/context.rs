@@ -97,7 +97,7 @@ pub fn shortage(
         Some(&turns) if with(turns)? <= room => Ok(Some(Shortage { needed, turns, messages: best + 1 })),
         _ => Err(Error::new(Class::Usage, "this message alone is too long for the context: it was not sent")
             .expected_got(format!("at most {room} tokens besides {reserve} for the answer"), tokens)
-            .advice("shorten it, or ask for a larger context with --ctx-size")),
+            .advice("shorten it, or ask for a larger context with ctx-size")),
     }
 }
 

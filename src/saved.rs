@@ -33,10 +33,6 @@ const PIECE: usize = 256 << 10;
 pub struct Saved {
     /// The model that answered.
     pub model: SavedModel,
-    /// Tokens that the context held.
-    pub context: usize,
-    /// Type of the numbers in the cache.
-    pub kv_type: String,
     /// Settings, each as it would be typed.
     pub settings: Vec<(String, String)>,
     /// Adapters, in order.
@@ -377,8 +373,6 @@ mod tests {
         branches.conversation_mut().leave_out(2, Some("five"));
         Saved {
             model: SavedModel { path: "/m/a.gguf".into(), fingerprint: "00ff".to_owned() },
-            context: 4096,
-            kv_type: "f16".to_owned(),
             settings: vec![("temp".to_owned(), "0.5".to_owned())],
             stack: vec![SavedAdapter {
                 name: "bard".to_owned(),
@@ -511,7 +505,6 @@ mod tests {
             set("/branches/all/0/turns/2/2", serde_json::json!([-1])),
             set("/branches/all/0/turns/2/2", serde_json::json!([1_u64 << 32])),
             set("/stack/0/scale", "much".into()),
-            set("/context", (-1).into()),
             set("/settings", serde_json::json!([["temp"]])),
             good.to_string().replacen('{', "{\"more\":1,", 1),
         ] {

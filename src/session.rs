@@ -170,6 +170,8 @@ pub struct Answer {
 pub struct Session {
     pub(crate) engine: Arc<Engine>,
     pub(crate) workspace: Workspace,
+    /// Tokens evaluated together at most, if the context has as many.
+    most_batch: usize,
     batch: usize,
     /// The sequence as far as it is evaluated under the present stack. While an answer is generated, its logits are one
     /// row for each token of the last evaluation that needs one.
@@ -194,6 +196,7 @@ impl Session {
         Ok(Self {
             engine,
             workspace,
+            most_batch: options.batch,
             batch,
             now: Evaluated::empty_like(&cache),
             stats: Stats::default(),
@@ -258,6 +261,38 @@ impl Session {
     /// Tokens the context holds.
     pub fn context(&self) -> usize {
         self.now.cache.capacity()
+    }
+
+    /// Makes the context larger or smaller. What is evaluated stays, as far as it fits.
+    ///
+    /// # Errors
+    /// As for [`Session::new`]; nothing is changed then.
+    pub fn set_context(&mut self, context: usize) -> Result<()> {
+        let mut cache = self.now.cache.fork();
+        cache.set_capacity(context)?;
+        let batch = self.most_batch.clamp(1, context);
+        if batch != self.batch {
+            self.workspace = Workspace::new(self.engine.model(), batch)?;
+            self.workspace.set_stack(&self.stack);
+            self.batch = batch;
+        }
+        self.now.truncate(context);
+        self.now.cache = cache;
+        self.snapshots.set_context(context);
+        Ok(())
+    }
+
+    /// Keeps keys and values as numbers of another type; all that was evaluated is forgotten.
+    ///
+    /// # Errors
+    /// As for [`Session::new`]; nothing is changed then.
+    pub fn set_kv_type(&mut self, ty: KvType) -> Result<()> {
+        if ty != self.now.cache.shape().ty {
+            let cache = KvCache::new(self.engine.model().spec(), ty, self.context())?;
+            self.now = Evaluated::empty_like(&cache);
+            self.snapshots.clear();
+        }
+        Ok(())
     }
 
     /// Keys and values of the evaluated tokens.

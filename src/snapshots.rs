@@ -92,6 +92,18 @@ impl Snapshots {
         })
     }
 
+    /// Gives all of them room for `context` tokens, and forgets those that need more.
+    pub fn set_context(&mut self, context: usize) {
+        self.kept.retain_mut(|(_, state)| {
+            state.cache.len() <= context && state.cache.set_capacity(context).is_ok()
+        });
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.kept.clear();
+    }
+
     /// Memory held, in bytes; a block that several caches share counts once.
     pub fn bytes(&self) -> usize {
         let caches = KvCache::bytes_together(self.kept.iter().map(|(_, state)| &state.cache));

@@ -32,11 +32,21 @@ impl KvCache {
     /// has not that much memory left.
     pub fn new(spec: &DecoderSpec, ty: KvType, capacity: usize) -> Result<Self> {
         let shape = KvShape { ty, layers: spec.layers.len(), kv_heads: spec.kv_heads, dim: spec.head_dim };
-        let Some(bytes) = cache_bytes(&shape, capacity).filter(|_| capacity > 0) else {
+        let mut cache = Self { shape, blocks: Vec::new(), len: 0, capacity: 0 };
+        cache.set_capacity(capacity)?;
+        Ok(cache)
+    }
+
+    /// Holds at most `capacity` positions from now on; those beyond it are forgotten.
+    ///
+    /// # Errors
+    /// As for [`KvCache::new`], the memory that is held already not counted; nothing is changed then.
+    pub fn set_capacity(&mut self, capacity: usize) -> Result<()> {
+        let Some(bytes) = cache_bytes(&self.shape, capacity).filter(|_| capacity > 0) else {
             return Err(Error::new(Class::Usage, "this context size is impossible")
                 .expected_got("at least 1 token, and no more than memory holds", capacity));
         };
-        if let Some(available) = os::available_memory()
+        if let Some(available) = os::available_memory().map(|bytes| bytes.saturating_add(self.bytes() as u64))
             && bytes as u64 > available
         {
             return Err(Error::new(
@@ -45,11 +55,13 @@ impl KvCache {
             )
             .expected_got(
                 format!("at most {} MiB for the cache", available >> 20),
-                format!("{} MiB ({ty})", bytes >> 20),
+                format!("{} MiB ({})", bytes >> 20, self.shape.ty),
             )
             .advice("choose a smaller context with --ctx-size"));
         }
-        Ok(Self { shape, blocks: Vec::new(), len: 0, capacity })
+        self.truncate(capacity);
+        self.capacity = capacity;
+        Ok(())
     }
 
     /// Bytes of a full cache for `capacity` positions, `None` when that overflows.

@@ -43,6 +43,11 @@ pub struct SamplerOptions {
 }
 
 impl SamplerOptions {
+    /// Names of what is set here.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.given.iter().map(|(name, _)| *name).chain(self.predict.map(|_| "predict"))
+    }
+
     /// Takes these for what was not given.
     pub fn prefer(&mut self, others: Vec<(&'static str, Vec<String>)>) {
         let new = |name| !self.given.iter().any(|(given, _)| *given == name);
@@ -143,6 +148,13 @@ pub struct AnswerOptions {
 }
 
 impl AnswerOptions {
+    /// Names of what is set here and may be set in a chat.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        let given =
+            [("stop", !self.stop.is_empty()), ("ignore-eos", self.ignore_eos), ("lookup", self.lookup)];
+        given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name)
+    }
+
     /// The limits of answers of `predict` tokens at most.
     ///
     /// # Errors

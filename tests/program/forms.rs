@@ -10,32 +10,17 @@ fn a_form_can_be_given_and_taken_away() {
     let schema = folder.file("a schema.json", br#"{"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}, "required": ["city"], "additionalProperties": false}"#);
     let bad = folder.file("bad.json", br#"{"type": "array", "uniqueItems": true}"#);
     let Some(mut chat) = chat(&["-n", "60"], (30, 200), &[]) else { return };
-    chat.line("/schema");
-    chat.wait("the state", |text| text.contains("Answers are free; /schema FILE"));
-    chat.line(&format!("/schema '{}'", schema.display()));
-    chat.wait("the word", |text| text.contains("have this form from now on"));
-    chat.wait_prompt();
-    chat.line("What is the capital of France?");
-    chat.wait("the answer", |text| {
-        text.lines().any(|line| line.starts_with(r#"{"city": "#) && line.ends_with('}'))
-    });
-    chat.wait_prompt();
-    chat.line(&format!("/schema {}", bad.display()));
-    chat.wait("the refusal", |text| {
-        text.contains("the JSON schema cannot be used") && text.contains("uniqueItems")
-    });
-    chat.line("/schema off");
-    chat.wait("the word", |text| text.contains("Answers are free."));
-    chat.line("/clear");
-    chat.wait("the new start", |text| text.contains("starts anew"));
-    chat.wait_prompt();
-    chat.line("What is the capital of France?");
-    chat.wait("a free answer", |text| text.contains("The capital of France is"));
-    chat.wait_prompt();
-    chat.line("/set lookup on");
-    chat.wait_prompt();
-    chat.keys("\u{4}");
-    assert_eq!(chat.wait_end().code(), Some(0));
+    chat.ask("/schema", "Answers are free; /schema FILE");
+    chat.ask(&format!("/schema '{}'", schema.display()), "have this form from now on");
+    chat.ask("What is the capital of France?", r#"{"city": "#);
+    assert!(chat.text().lines().any(|line| line.starts_with(r#"{"city": "#) && line.ends_with('}')));
+    chat.ask(&format!("/schema {}", bad.display()), "uniqueItems");
+    assert!(chat.text().contains("the JSON schema cannot be used"));
+    chat.ask("/schema off", "Answers are free.");
+    chat.ask("/clear", "starts anew");
+    chat.ask("What is the capital of France?", "The capital of France is");
+    chat.ask("/set lookup on", "lookup is on now.");
+    chat.leave();
 }
 
 #[test]
@@ -59,6 +44,5 @@ fn thoughts_are_dimmed() {
     let row = |start: &str| text.lines().position(|line| line.starts_with(start)).unwrap() as u16;
     assert!(chat.screen().cell(row("hm hm"), 0).unwrap().dim(), "a thought is dimmed");
     assert!(!chat.screen().cell(row("hm hm") + 2, 0).unwrap().dim(), "the answer is not");
-    chat.keys("\u{4}");
-    assert_eq!(chat.wait_end().code(), Some(0));
+    chat.leave();
 }

@@ -1,16 +1,7 @@
 //! The stack of adapters in a chat: adapters of random numbers on a real model.
-use super::chat::chat;
+use super::chat::{chat, read};
 use super::common::{Folder, lapwing};
 use super::terminal::Terminal;
-
-/// Tokens of the last prompt that were read, not known from before; as `/stats` says.
-fn read(chat: &mut Terminal) -> usize {
-    chat.ask("/stats", "from the cache");
-    let text = chat.text();
-    let line = text.lines().rfind(|line| line.contains("from the cache")).expect("waited for");
-    let numbers: Vec<usize> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    numbers[2]
-}
 
 /// The last answer, as the conversation has it.
 fn answer(chat: &mut Terminal, dump: &std::path::Path) -> String {
@@ -23,7 +14,7 @@ fn answer(chat: &mut Terminal, dump: &std::path::Path) -> String {
 /// Has `/regen` answer again; gives the answer and how many tokens were read for it.
 fn again(chat: &mut Terminal, dump: &std::path::Path) -> (String, usize) {
     chat.ask("/regen", "[cut: ");
-    (answer(chat, dump), read(chat))
+    (answer(chat, dump), read(chat).2)
 }
 
 #[test]
@@ -92,6 +83,5 @@ fn stacks_change_between_answers_and_come_back() {
     // An adapter that is no longer the one that was saved is told.
     std::fs::copy(&two, &one).expect("a copy");
     chat.ask("/lora load mine", "is not the one that was");
-    chat.keys("\u{4}");
-    assert_eq!(chat.wait_end().code(), Some(0));
+    chat.leave();
 }

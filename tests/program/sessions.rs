@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
 
-use super::chat::chat;
+use super::chat::{chat, read};
 use super::common::{Folder, Ran, command, run, smollm2};
 use super::terminal::Terminal;
 
@@ -41,12 +41,9 @@ fn a_session_is_saved_listed_and_taken_up_where_it_was() {
         first.ask(line, word);
     }
     first.line("/save one");
-    first.wait("the question", |text| text.contains("There is a session named one. Replace it? [y/N]"));
-    first.line("n");
-    first.wait("the refusal", |text| text.contains("there is a session named one already"));
-    first.wait_prompt();
-    first.keys("\u{4}");
-    assert_eq!(first.wait_end().code(), Some(0));
+    let question = "There is a session named one. Replace it? [y/N] ";
+    first.reply(question, "n", "there is a session named one already");
+    first.leave();
 
     let folder = home.path().join("lapwing/sessions");
     use std::os::unix::fs::PermissionsExt;
@@ -58,20 +55,121 @@ fn a_session_is_saved_listed_and_taken_up_where_it_was() {
     assert!(again.text().contains("You are back in two: 5 turns, the last message is \"And of Italy?\"."));
     again.ask("/history", "* idea: 5 turns, 3 of them as in main");
     again.ask("And of Spain?", "Madrid");
-    again.ask("/stats", "from the cache");
-    let line = again.text();
-    let line = line.lines().rfind(|line| line.contains("from the cache")).expect("waited for");
-    let numbers: Vec<usize> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    assert!(numbers[1] >= 50 && numbers[2] <= 20, "{line}");
+    let (_, cached, new) = read(&mut again);
+    assert!(cached >= 50 && new <= 20, "{cached} {new}");
     // This one is not saved.
     again.line("/load one");
-    again.wait("the question", |text| text.contains("This conversation is not saved. Leave it? [y/N]"));
-    again.line("y");
-    again.wait("the session", |text| text.contains("You are back in one: 3 turns"));
-    again.wait_prompt();
+    again.reply("This conversation is not saved. Leave it? [y/N] ", "y", "You are back in one: 3 turns");
     again.ask("/set stop", "stop is \"END\"");
-    again.keys("/load t\t\r");
+    again.keys("/load t\t");
+    again.wait_line("> /load two");
+    again.keys("\r");
     again.wait("the other", |text| text.matches("You are back in two: 5 turns").count() == 2);
+    again.ask("/sessions rm tow", "no session named tow; did you mean two?");
+    for (answer, word) in [("", "It stays."), ("y", "two is deleted.")] {
+        again.line("/sessions rm two");
+        again.reply("Delete the session two for good? [y/N] ", answer, word);
+        assert_eq!(folder.join("two.session").exists(), answer.is_empty());
+    }
+    again.ask("/sessions", "/sessions rm deletes one.");
+    again.leave();
+}
+
+/// What the command line says, it says of the session that is taken up, too; all else is as it was saved.
+#[test]
+fn flags_win_over_what_a_session_has_saved() {
+    let home = Folder::new("flags");
+    let lines = "/set temp 0.5\n/set top-k 7\n/set predict 3\n/set when-full drop\n/set autosave on\n\
+                 /set ctx-size 300\n/set kv-type q8_0\n/set stop \"END\"\nHello!\n/save one\n";
+    let Some(ran) = piped(&home, &[], lines) else { return };
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+    let show = |args: &[&str]| {
+        let args = [&["chat", "--resume", "one"], args].concat();
+        let ran = run(command(&args).env("XDG_DATA_HOME", home.path()), b"/set\n/show\n/system\n");
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+        ran.out.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let (saved, flags) =
+        (show(&[]), show(&["--temp", "0.9", "--system", "Be brief.", "-n", "5", "-c", "600"]));
+    for (of_saved, of_flags) in [
+        ("temp 0.5 ", "temp 0.9 "),
+        ("predict 3 ", "predict 5 "),
+        (" of 300 tokens used", " of 600 tokens used"),
+        ("told: You are a helpful", "told: Be brief."),
+    ] {
+        assert!(saved.contains(of_saved) && !saved.contains(of_flags), "{of_saved}: {saved}");
+        assert!(flags.contains(of_flags) && !flags.contains(of_saved), "{of_flags}: {flags}");
+    }
+    for both in ["top-k 7 ", "when-full drop ", "autosave on ", "kv-type q8_0 ", "stop \"END\" "] {
+        assert!(saved.contains(both) && flags.contains(both), "{both}: {saved} {flags}");
+    }
+    let others = show(&["--when-full", "stop", "--kv-type", "f16", "--stop", "X", "--top-k", "9"]);
+    for word in ["when-full stop ", "kv-type f16 ", "stop \"X\" ", "top-k 9 ", "temp 0.5 "] {
+        assert!(others.contains(word), "{word}: {others}");
+    }
+}
+
+/// The context grows around what it holds, and never shrinks below it.
+#[test]
+fn the_context_is_made_larger_and_smaller_in_a_chat() {
+    let Some(mut chat) = chat(&["-n", "12", "-c", "96"], (60, 200), &[]) else { return };
+    chat.ask("What is the capital of France?", "Paris");
+    let (all, _, _) = read(&mut chat);
+    chat.ask("/set ctx-size 16", "the conversation is longer than that: expected at least");
+    chat.ask("/set ctx-size x", "expected a whole number");
+    chat.ask("/set ctx-size 99999999999", "does not fit in memory");
+    chat.ask("/set ctx-size 1024", "ctx-size is 1024 now.");
+    assert!(
+        chat.text().contains("\nMemory: ") && chat.text().contains(" when full, f16)"),
+        "{}",
+        chat.text()
+    );
+    chat.ask("/context", "of 1024 tokens used");
+    chat.ask("/show", "of 1024 tokens used");
+    // The start of it is not read again, and the answers are those of a chat that was as large from the start.
+    chat.ask("And of Italy?", "Rome");
+    let (_, cached, new) = read(&mut chat);
+    assert!(cached >= all && new <= 20, "{all} {cached} {new}");
+    chat.ask("/undo", "Taken back");
+    chat.ask("/set ctx-size 64", "ctx-size is 64 now.");
+    chat.ask("/context", "of 64 tokens used");
+    chat.ask("/set ctx-size 256", "ctx-size is 256 now.");
+    // Other numbers: all is read again.
+    chat.ask("/set kv-type q8_0", "when full, q8_0)");
+    chat.ask("/set kv-type q9", "unknown cache type: expected f32, f16, q8_0, got q9");
+    chat.ask("And of Italy?", "Rome");
+    let (all, cached, new) = read(&mut chat);
+    assert_eq!((cached, new), (0, all));
+    chat.leave();
+}
+
+/// Nothing that was typed or read for a message is lost when it is refused.
+#[test]
+fn a_refused_message_and_its_files_are_kept() {
+    let home = Folder::new("refused");
+    let file = home.file("note", b"The code word is swordfish.\n");
+    let Some(mut chat) = chat(&["-n", "12", "-c", "100"], (60, 200), &[]) else { return };
+    chat.ask(&format!("/read {}", file.display()), "Goes before your next message");
+    let long = format!("What is the code word? {}", "now ".repeat(80));
+    chat.line(long.trim_end());
+    chat.wait("the refusal", |text| {
+        text.contains("this message alone is too long for the context")
+            && text.contains("[/edit has the message]")
+    });
+    chat.wait_prompt();
+    chat.ask("/history", "system> ");
+    assert!(!chat.text().contains("swordfish"), "{}", chat.text());
+    chat.ask("/context", "wait for your next message (/read)");
+    // All of it is there to be shortened.
+    chat.line("/edit");
+    chat.wait("the message", |text| text.matches("now now now").count() > text.matches("> What").count());
+    chat.keys(&"\u{7f}".repeat(" now".len() * 80));
+    chat.reply("> What is the code word?", "", "ordfish");
+    chat.ask("/history", "The code word is swordfish.");
+    let context = chat.text();
+    chat.ask("/context", "left");
+    assert!(!chat.text()[context.len()..].contains("wait for your next message"), "it is sent once");
+    chat.leave();
 }
 
 #[test]
@@ -216,14 +314,12 @@ fn a_person_is_asked_what_a_full_context_should_lose() {
     };
     go_on_until(&mut chat, "d, s or Enter?");
     assert!(chat.text().contains("The context is full"), "{}", chat.text());
-    chat.line("");
-    chat.wait("the word", |text| text.contains("[not sent]"));
-    chat.wait_prompt();
-    chat.line("Go on.");
-    chat.wait("the question", |text| text.matches("d, s or Enter?").count() == 2);
-    chat.line("d");
-    chat.wait("the word", |text| text.contains("no longer shown to the model"));
-    chat.wait_prompt();
+    chat.reply("d, s or Enter? ", "", "[not sent]");
+    // The message is not lost.
+    chat.line("/edit");
+    chat.wait_line("> Go on.");
+    chat.keys("\r");
+    chat.reply("d, s or Enter? ", "d", "no longer shown to the model");
     chat.ask("/set when-full summarise", "is summarise now.");
     go_on_until(&mut chat, "[a summary instead of the oldest");
 }

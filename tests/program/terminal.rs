@@ -14,6 +14,9 @@ use super::common::{LAPWING, NOWHERE};
 /// Rows and columns of a usual terminal.
 pub const USUAL: (u16, u16) = (24, 80);
 
+/// What the chat waits behind.
+pub const PROMPT: &str = "> ";
+
 /// How long anything may take: builds with assertions on a busy machine are slow.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -80,32 +83,64 @@ impl Terminal {
 
     /// Takes what came until `until` of the screen's text holds; panics with the screen when it never does.
     pub fn wait(&mut self, what: &str, until: impl Fn(&str) -> bool) {
+        self.wait_screen(what, |screen| until(&screen.contents()));
+    }
+
+    fn wait_screen(&mut self, what: &str, until: impl Fn(&vt100::Screen) -> bool) {
         let start = Instant::now();
-        while !until(&self.text()) {
+        while !until(self.screen()) {
             match self.chunks.recv_timeout(Duration::from_millis(100)) {
                 Ok(chunk) => self.take(&chunk),
                 Err(RecvTimeoutError::Timeout) if start.elapsed() < PATIENCE => {}
-                Err(_) => panic!("waited for {what} in vain; the screen:\n{}", self.text()),
+                Err(_) => {
+                    let (at, hidden) = (self.screen().cursor_position(), self.screen().hide_cursor());
+                    panic!(
+                        "waited for {what} in vain; cursor {at:?}, hidden: {hidden}; the screen:\n{}",
+                        self.text()
+                    )
+                }
             }
         }
     }
 
     /// Types a line, and waits for the prompt after what it led to, which holds `word`.
     pub fn ask(&mut self, line: &str, word: &str) {
-        let typed = format!("> {line}\n");
-        let times = self.text().matches(&typed).count();
-        self.line(line);
-        self.wait(&format!("{word:?} after {line:?}"), |text| {
-            let answer = text.rsplit(&typed).next().unwrap_or_default();
-            text.matches(&typed).count() > times
-                && answer.contains(word)
-                && answer.trim_end_matches(['\n', ' ']).lines().last() == Some(">")
-        });
+        self.reply(PROMPT, line, word);
     }
 
-    /// Waits for the prompt on the last line with text.
+    /// As [`Self::ask`], where another `question` than the prompt waits for an answer; a line may end it.
+    pub fn reply(&mut self, question: &str, line: &str, word: &str) {
+        self.wait_line(question);
+        let typed = format!("{question}{line}");
+        let typed = typed.trim_end();
+        self.keys(line);
+        self.wait(&format!("{line:?} on the screen"), |text| text.trim_end().ends_with(typed));
+        self.keys("\r");
+        self.wait(&format!("{word:?} after {line:?}"), |text| {
+            text.rsplit_once(typed).is_some_and(|(_, answer)| answer.contains(word))
+        });
+        self.wait_prompt();
+    }
+
+    /// Waits for an empty prompt.
     pub fn wait_prompt(&mut self) {
-        self.wait("the prompt", |text| text.trim_end_matches(['\n', ' ']).lines().last() == Some(">"));
+        self.wait_line(PROMPT);
+    }
+
+    /// Waits until the last row with text is `line`, and the cursor stands behind it, to be seen.
+    pub fn wait_line(&mut self, line: &str) {
+        let there = |screen: &vt100::Screen| {
+            let (row, column) = screen.cursor_position();
+            let columns = u16::from(screen.size().1);
+            let rows: Vec<_> = screen.rows(0, columns).collect();
+            let before = screen.rows(0, column).nth(row.into()).unwrap_or_default();
+            let width = column.into();
+            rows.iter().rposition(|row| !row.trim_end().is_empty()) == Some(row.into())
+                && rows[usize::from(row)].trim_end() == line.trim_end()
+                && format!("{before:width$}") == line
+                && !screen.hide_cursor()
+        };
+        self.wait_screen(&format!("{line:?} with the cursor behind it"), there);
     }
 
     fn take(&mut self, chunk: &[u8]) {
@@ -113,8 +148,26 @@ impl Terminal {
         self.screen.process(chunk);
     }
 
-    /// Waits for the end of the program, and takes the last it wrote.
-    pub fn wait_end(&mut self) -> ExitStatus {
+    /// Leaves with Ctrl-D, which is no failure.
+    pub fn leave(&mut self) {
+        self.keys("\u{4}");
+        self.wait_end();
+    }
+
+    /// Waits for the end of the program without a failure, and takes the last it wrote: the shell's prompt then starts
+    /// a line, with the cursor to be seen and nothing left of what the program asked of the terminal.
+    pub fn wait_end(&mut self) {
+        assert_eq!(self.wait_status().code(), Some(0), "{}", self.text());
+        let screen = self.screen();
+        assert_eq!(screen.cursor_position().1, 0, "{}", self.text());
+        assert!(!screen.hide_cursor() && !screen.bracketed_paste() && !screen.alternate_screen());
+        assert_eq!((screen.fgcolor(), screen.bgcolor()), (vt100::Color::Default, vt100::Color::Default));
+        assert!(
+            !screen.bold() && !screen.dim() && !screen.italic() && !screen.underline() && !screen.inverse()
+        );
+    }
+
+    fn wait_status(&mut self) -> ExitStatus {
         let start = Instant::now();
         loop {
             while let Ok(chunk) = self.chunks.recv_timeout(Duration::from_millis(20)) {

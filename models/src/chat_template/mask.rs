@@ -8,7 +8,8 @@
 //! therefore begins and ends with characters that the template wrote.
 //!
 //! What the model itself answered stands between two more private characters, white space around it left outside, so
-//! that it arrives as one segment of its own, for which the tokens that the model produced can be put.
+//! that it arrives as one segment of its own, an empty one if it was only white space, for which the tokens that the
+//! model produced can be put.
 //!
 //! Tags that the template itself asks for (`</think>`, `<tool_call>`), found by their text in its source, stay
 //! as they are, or it could not find them; control tokens among them do not.
@@ -114,9 +115,6 @@ impl Marks {
     /// The marked text of an answer with brackets around it, inside of its outer white space.
     pub(super) fn bracket(&self, text: &str) -> String {
         let inner = text.trim();
-        if inner.is_empty() {
-            return text.to_owned();
-        }
         let (before, rest) = text.split_at(text.len() - text.trim_start().len());
         let [open, close] = self.brackets;
         format!("{before}{open}{inner}{close}{}", &rest[inner.len()..])
@@ -150,6 +148,9 @@ impl Marks {
             if c == open {
                 let rest = &rendered[at + c.len_utf8()..];
                 in_answer = rest.find([open, close]).is_some_and(|end| rest[end..].starts_with(close));
+                if in_answer {
+                    segments.push(Segment { text: String::new(), origin: Origin::Answer });
+                }
                 continue;
             }
             if c == close {

@@ -195,19 +195,28 @@ impl ChatTemplate {
         let bytes: usize = strings.iter().map(|text| text.len()).sum();
         let mut marks = self.marker.marks(strings.into_iter())?;
         let n_messages = messages.len();
-        let mut rendered = |bracketed: bool| {
+        let mut rendered = |bracketed: &dyn Fn(&Message) -> bool| {
             let messages: Vec<_> = messages
                 .iter()
-                .map(|message| self.shown(tokenizer, message, bracketed, &mut marks))
+                .map(|message| self.shown(tokenizer, message, bracketed(message), &mut marks))
                 .collect();
             let variables = self.variables(messages, add_generation_prompt);
             Ok::<_, Error>(marks.segments(&self.run(&variables, n_messages, bytes)?))
         };
-        let plain = rendered(false)?;
-        if messages.iter().any(is_answer) {
-            // Templates that look at how an answer begins or ends may be misled by brackets: those do without.
-            let text = |segments: &[Segment]| segments.iter().map(|s| s.text.as_str()).collect::<String>();
-            if let Ok(bracketed) = rendered(true)
+        let plain = rendered(&|_| false)?;
+        let text = |segments: &[Segment]| segments.iter().map(|s| s.text.as_str()).collect::<String>();
+        // Templates that look at how an answer begins or ends, or whether it says anything, may be misled by brackets:
+        // those do without.
+        let speaks = |message: &Message| is_answer(message) && !message.content.trim().is_empty();
+        let mut brackets: Vec<&dyn Fn(&Message) -> bool> = Vec::new();
+        if messages.iter().any(|message| is_answer(message) && !speaks(message)) {
+            brackets.push(&is_answer);
+        }
+        if messages.iter().any(speaks) {
+            brackets.push(&speaks);
+        }
+        for bracketed in brackets {
+            if let Ok(bracketed) = rendered(bracketed)
                 && text(&bracketed) == text(&plain)
             {
                 return Ok(bracketed);
@@ -230,7 +239,7 @@ impl ChatTemplate {
         let content = mark(&message.content);
         let extra: Vec<_> =
             message.extra.iter().map(|(name, value)| (name.clone(), marked(value, &mut mark))).collect();
-        let content = if bracketed && is_answer(message) { marks.bracket(&content) } else { content };
+        let content = if bracketed { marks.bracket(&content) } else { content };
         fields.insert("content".to_owned(), content.into());
         fields.extend(extra);
         serde_json::Value::Object(fields)

@@ -18,21 +18,23 @@ const SUMMARY: usize = 256;
 
 impl Chat {
     /// Lets the model answer. Whatever goes wrong with this one answer is said, and the chat goes on with the
-    /// conversation as it was `before` the message.
-    pub fn answer(&mut self, before: Conversation) -> anyhow::Result<()> {
-        let answered = self.try_answer();
-        if !matches!(answered, Ok(true)) {
-            *self.branches.conversation_mut() = before;
-        }
-        match answered {
-            Ok(_) => Ok(()),
-            // The file under the map is not what it was: nothing computed from now on could be trusted.
-            Err(error) if ends_chat(&error) => Err(error),
-            Err(error) => {
-                self.out.problem(&format!("{error:#}"))?;
-                Ok(())
+    /// conversation, and what `/read` put before the message, as they were `before` it.
+    pub fn answer(&mut self, before: (Conversation, String)) -> anyhow::Result<()> {
+        match self.try_answer() {
+            Ok(true) => {
+                self.unsent = None;
+                return Ok(());
             }
+            Ok(false) => {}
+            // The file under the map is not what it was: nothing computed from now on could be trusted.
+            Err(error) if ends_chat(&error) => return Err(error),
+            Err(error) => self.out.problem(&format!("{error:#}"))?,
         }
+        (*self.branches.conversation_mut(), self.attached) = before;
+        if self.terminal && self.unsent.is_some() {
+            self.out.note("[/edit has the message]")?;
+        }
+        Ok(())
     }
 
     /// Adds an answer to the conversation; says whether there is one.
@@ -144,7 +146,7 @@ impl Chat {
         if ids.len() >= context {
             return Err(Error::new(Class::Usage, "the context is full: this message was not sent")
                 .expected_got(format!("a conversation below {context} tokens"), ids.len())
-                .advice("/clear starts anew; --ctx-size makes room for more")
+                .advice("/clear starts anew; /set ctx-size makes room for more")
                 .into());
         }
         Ok(Some(ids))

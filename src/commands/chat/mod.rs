@@ -31,7 +31,7 @@ mod turns;
 
 use input::{Input, Typed};
 use print::Out;
-use sessions::Saving;
+use sessions::{Given, Saving};
 use slash::Next;
 
 /// What the person types behind.
@@ -79,8 +79,12 @@ pub struct Chat {
     settings: Settings,
     chain: Chain,
     limits: Limits,
+    /// The file of the template, if it is not the model's own.
+    template_file: Option<PathBuf>,
     /// What `/read` put before the next message.
     attached: String,
+    /// The last message, as long as it has no answer.
+    unsent: Option<String>,
     when_full: WhenFull,
     /// Whether the person knows that the context is nearly full.
     warned: bool,
@@ -93,10 +97,30 @@ pub struct Chat {
     terminal: bool,
 }
 
+impl Args {
+    /// What the command line says; a saved session does not change that.
+    fn given(&self) -> Given {
+        let flags = [
+            ("when-full", self.when_full.is_some()),
+            ("autosave", self.autosave),
+            ("save-cache", self.save_cache),
+            ("ctx-size", self.options.ctx_size.is_some()),
+            ("kv-type", self.options.kv_type.is_some()),
+        ];
+        let flags = flags.into_iter().filter(|(_, given)| *given).map(|(name, _)| name);
+        Given {
+            settings: flags.chain(self.answer.names()).chain(self.sampling.names()).collect(),
+            stack: !self.options.lora.is_empty(),
+            system: self.system.clone(),
+        }
+    }
+}
+
 /// Runs the command.
 pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
     let interrupt = Interrupt::install()?;
     let config = Config::get()?;
+    let given = args.given();
     let when_full = args.when_full.as_deref().or(config.when_full.as_deref());
     let when_full = when_full.map_or(Ok(WhenFull::Ask), WhenFull::from_name)?;
     let resumed = args.resume.as_deref().map(sessions::open).transpose()?;
@@ -111,12 +135,7 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
     let system = args.system.or_else(|| named.and_then(|named| named.system.clone()));
     let system = system.or_else(|| config.defaults.system.clone());
     let sampling = args.sampling.or_config(named)?;
-    let mut options = args.options;
-    if let Some((_, opened)) = &resumed {
-        options.ctx_size = options.ctx_size.or(u32::try_from(opened.saved.context).ok());
-        options.kv_type = options.kv_type.or_else(|| Some(opened.saved.kv_type.clone()));
-    }
-    let options = options.or_config(named)?;
+    let options = args.options.or_config(named)?;
     let engine = load::engine(&file, &options)?;
     let template = load::template(&engine, &args.template, ui)?;
     let session = load::session(&engine, &options, ui)?;
@@ -137,7 +156,9 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
         settings,
         chain,
         limits,
+        template_file: args.template.chat_template_file,
         attached: String::new(),
+        unsent: None,
         when_full,
         warned: false,
         saving: Saving {
@@ -151,13 +172,14 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
         ui: ui.clone(),
         terminal,
     };
-    chat.greet()?;
+    let resumes = resumed.is_some();
     if let Some((name, opened)) = resumed {
-        chat.take_up(name, opened)?;
-        if chat.terminal && !chat.ui.quiet {
-            let text = chat.taken_up();
-            chat.out.note(&text)?;
-        }
+        chat.take_up(name, opened, given)?;
+    }
+    chat.greet()?;
+    if resumes && chat.terminal && !chat.ui.quiet {
+        let text = chat.taken_up();
+        chat.out.note(&text)?;
     }
     chat.talk()
 }
@@ -168,7 +190,7 @@ impl Chat {
         let mut leaving = false;
         loop {
             self.input.set_words(slash::words(self));
-            let before = self.branches.conversation().clone();
+            let before = (self.branches.conversation().clone(), self.attached.clone());
             let typed = self.input.next(PROMPT)?;
             let was_leaving = std::mem::replace(&mut leaving, false);
             let next = match typed {
@@ -216,6 +238,7 @@ impl Chat {
 
     /// Adds a message to the conversation.
     fn say(&mut self, text: &str) -> Next {
+        self.unsent = Some(text.to_owned());
         let text = std::mem::take(&mut self.attached) + text;
         self.branches.conversation_mut().say(text);
         Next::Answer

@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use lapwing::branches::Branches;
 use lapwing::conversation::Role;
 use lapwing::saved::{Opened, Saved, SavedAdapter, SavedCache, SavedModel, fingerprint, hex, write};
 use lapwing::text::{check_name, nearest, safe};
@@ -34,6 +35,13 @@ pub static COMMANDS: &[Slash] = &[
         run: load,
     },
     Slash { name: "sessions", args: "", help: "list the saved sessions", complete: Complete::No, run: list },
+    Slash {
+        name: "sessions rm",
+        args: "NAME",
+        help: "delete a saved session",
+        complete: Complete::Words(names_for_chat),
+        run: remove,
+    },
 ];
 
 /// The settings of this theme.
@@ -71,6 +79,17 @@ pub struct Saving {
     pub unsaved: bool,
 }
 
+/// What the command line said, which a session that is taken up does not change.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// Names of settings.
+    pub settings: Vec<&'static str>,
+    /// Whether it named adapters.
+    pub stack: bool,
+    /// Instructions to the model.
+    pub system: Option<String>,
+}
+
 /// Ending of the files' names.
 const ENDING: &str = "session";
 
@@ -101,26 +120,35 @@ fn names_for_chat(_: &Chat) -> Vec<String> {
     all().into_iter().map(|(name, _)| name).collect()
 }
 
+/// The file of the session of this name.
+///
+/// # Errors
+/// When there is none.
+fn existing(name: &str) -> Result<PathBuf> {
+    let path = path(name)?;
+    if !path.exists() {
+        let all = all();
+        let near = nearest(name, all.iter().map(|(name, _)| name.as_str()));
+        let advice = near.map_or("/sessions lists them".to_owned(), |near| format!("did you mean {near}?"));
+        return Err(Error::new(Class::Usage, format!("no session named {name}")).advice(advice));
+    }
+    Ok(path)
+}
+
 /// Opens the session of this name, or without one that which was saved last.
 ///
 /// # Errors
 /// When there is none, or its file is not what it should be.
 pub fn open(name: &str) -> Result<(String, Opened)> {
-    let all = all();
     let name = match name {
-        "" => all
+        "" => all()
             .first()
             .map(|(name, _)| name.clone())
             .ok_or_else(|| Error::new(Class::Usage, "no session is saved").advice("/save NAME saves one"))?,
         name => name.to_owned(),
     };
-    let path = path(&name)?;
-    if !path.exists() {
-        let near = nearest(&name, all.iter().map(|(name, _)| name.as_str()));
-        let advice = near.map_or("/sessions lists them".to_owned(), |near| format!("did you mean {near}?"));
-        return Err(Error::new(Class::Usage, format!("no session named {name}")).advice(advice));
-    }
-    Ok((name, Opened::open(&path)?))
+    let opened = Opened::open(&existing(&name)?)?;
+    Ok((name, opened))
 }
 
 impl Chat {
@@ -160,8 +188,6 @@ impl Chat {
         };
         Saved {
             model: SavedModel { path: whole(model.gguf().path()), fingerprint: fingerprint(model.gguf()) },
-            context: self.session.context(),
-            kv_type: self.session.cache().shape().ty.name().to_owned(),
             settings: settings::values(self)
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value))
@@ -195,11 +221,12 @@ impl Chat {
         Ok(())
     }
 
-    /// Takes up what was saved. What of it cannot be had is said; the conversation always can.
+    /// Takes up what was saved, except for what is `given`. What of it cannot be had is said; the conversation always
+    /// can.
     ///
     /// # Errors
     /// When the file's tokens or cache are not what they should be.
-    pub fn take_up(&mut self, name: String, opened: Opened) -> anyhow::Result<()> {
+    pub fn take_up(&mut self, name: String, opened: Opened, given: Given) -> anyhow::Result<()> {
         let saved = opened.saved.clone();
         let model = self.session.engine().model();
         let same_model = saved.model.fingerprint == fingerprint(model.gguf());
@@ -220,11 +247,18 @@ impl Chat {
                 safe(&made_by)
             ));
         }
-        match self.stack_of(&saved.stack, saved.stack_on) {
-            Ok(stack) => self.session.set_stack(stack),
-            Err(error) => problems.push(format!("its adapters are not applied: {error}")),
+        if !given.stack {
+            match self.stack_of(&saved.stack, saved.stack_on) {
+                Ok(stack) => self.session.set_stack(stack),
+                Err(error) => problems.push(format!("its adapters are not applied: {error}")),
+            }
         }
-        for (name, value) in &saved.settings {
+        // What was said until now is left: its length does not matter to the new context.
+        self.branches = Branches::default();
+        self.unsent = None;
+        for (name, value) in
+            saved.settings.iter().filter(|(name, _)| !given.settings.contains(&name.as_str()))
+        {
             if let Err(error) = settings::set_one(self, name, value) {
                 problems.push(format!("a setting is left as it is: {error}"));
             }
@@ -233,6 +267,9 @@ impl Chat {
             problems.push(format!("it is read anew: {error}"));
         }
         self.branches = branches;
+        if let Some(system) = given.system {
+            self.branches.conversation_mut().set_system(Some(system));
+        }
         self.attached = saved.attached;
         self.saving.name = Some(name);
         self.saving.unsaved = false;
@@ -319,7 +356,7 @@ fn load(chat: &mut Chat, name: &str) -> anyhow::Result<Next> {
     {
         return Ok(Next::Prompt);
     }
-    chat.take_up(name, opened)?;
+    chat.take_up(name, opened, Given::default())?;
     let text = chat.taken_up();
     chat.out.note(&text)?;
     Ok(Next::Prompt)
@@ -351,8 +388,24 @@ fn list(chat: &mut Chat, _: &str) -> anyhow::Result<Next> {
     if all.is_empty() {
         text += "No session is saved; /save NAME saves this one.\n";
     } else {
-        text += &format!("They are files in {}.", safe(&session_folder()?.to_string_lossy()));
+        let folder = session_folder()?;
+        text += &format!("They are files in {}; /sessions rm deletes one.", safe(&folder.to_string_lossy()));
     }
     chat.out.note(text.trim_end())?;
+    Ok(Next::Prompt)
+}
+
+fn remove(chat: &mut Chat, name: &str) -> anyhow::Result<Next> {
+    let path = existing(name)?;
+    if chat.terminal && !chat.ask(&format!("Delete the session {name} for good? [y/N] "), "y")? {
+        chat.out.note("It stays.")?;
+        return Ok(Next::Prompt);
+    }
+    std::fs::remove_file(&path).map_err(|error| Error::io("delete", &path, &error))?;
+    if chat.saving.name.as_deref() == Some(name) {
+        chat.saving.name = None;
+        chat.saving.unsaved = !chat.branches.conversation().turns().is_empty();
+    }
+    chat.out.note(&format!("{name} is deleted."))?;
     Ok(Next::Prompt)
 }

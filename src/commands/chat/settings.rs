@@ -1,11 +1,13 @@
 //! What a person may set while chatting: the samplers' parameters, and [`all`] of the chat itself.
 use lapwing::context::WhenFull;
+use lapwing::cost::Memory;
 use lapwing::sampler::{Chain, Settings, Value, params};
 use lapwing::text::{nearest, safe};
 use lapwing_models::{Class, Error, Result};
 
 use super::slash::{Complete, Next, Slash};
-use super::{Chat, sessions};
+use super::{Chat, count, sessions, show};
+use crate::commands::load;
 
 /// The commands of this theme.
 pub static COMMANDS: &[Slash] = &[Slash {
@@ -81,6 +83,26 @@ static SETTINGS: &[Setting] = &[
             chat.when_full = WhenFull::from_name(text)?;
             Ok(())
         },
+    },
+    Setting {
+        name: "ctx-size",
+        help: "tokens of the context",
+        get: |chat| chat.session.context().to_string(),
+        set: |chat, text| {
+            let (context, used) = (whole("ctx-size", text)?, chat.used_tokens());
+            if context < used {
+                return Err(Error::new(Class::Usage, "the conversation is longer than that")
+                    .expected_got(format!("at least {}", count(used, "token")), context)
+                    .advice("/undo or /clear makes it shorter"));
+            }
+            chat.session.set_context(context)
+        },
+    },
+    Setting {
+        name: "kv-type",
+        help: "type of the cache: f16, q8_0 or f32; with another one the conversation is read again",
+        get: |chat| chat.session.cache().shape().ty.to_string(),
+        set: |chat, text| chat.session.set_kv_type(load::kv_type(text)?),
     },
 ];
 
@@ -208,8 +230,11 @@ fn set(chat: &mut Chat, line: &str) -> anyhow::Result<Next> {
             format!("{name} is {}\n{help}", safe(&value))
         }
         (name, value) => {
+            let needs = |chat: &Chat| Memory::of(chat.session.engine().model(), &chat.session);
+            let before = needs(chat);
             set_one(chat, name, value)?;
-            format!("{name} is {} now.", safe(value))
+            let text = format!("{name} is {} now.", safe(value));
+            if needs(chat) == before { text } else { format!("{text}\nMemory: {}.", show::memory(chat)) }
         }
     };
     chat.out.note(&text)?;

@@ -52,12 +52,10 @@ static SHOWN: &[Line] = &[
         let model = chat.session.engine().model();
         format!("{} ({})", model.gguf().path().display(), model_type(model))
     }),
-    ("template", |chat| {
-        match (chat.template.fallback(), chat.session.engine().model().chat_template_source()) {
-            (Some(why), _) => format!("ChatML: {why}"),
-            (None, Ok(Some(source))) => format!("the model's own, {}", count(source.len(), "byte")),
-            (None, _) => "the model's own".to_owned(),
-        }
+    ("template", |chat| match (&chat.template_file, chat.template.fallback()) {
+        (Some(file), _) => format!("the one in {}", file.display()),
+        (None, Some(why)) => format!("ChatML: {why}"),
+        (None, None) => "the model's own".to_owned(),
     }),
     ("computing", |chat| {
         let team = chat.session.engine().team();
@@ -75,26 +73,33 @@ static SHOWN: &[Line] = &[
         [] => "none".to_owned(),
         entries => entries.iter().map(|e| format!("{} × {}", e.name, e.scale)).collect::<Vec<_>>().join(", "),
     }),
-    ("memory", |chat| {
-        let cache = chat.session.cache();
-        let needs = Memory::of(chat.session.engine().model(), &chat.session);
-        let free = available_memory().map_or(String::new(), |bytes| format!("; {} free", size(bytes)));
-        format!(
-            "{} weights, {} cache ({} when full, {}), {} adapters, {} buffers{free}",
-            size(needs.weights),
-            size(cache.bytes() as u64),
-            size(needs.cache),
-            cache.shape().ty,
-            size(needs.adapters),
-            size(needs.buffers),
-        )
-    }),
+    ("memory", memory),
     ("context", |chat| format!("{} of {} used", chat.used_tokens(), count(chat.session.context(), "token"))),
     ("limits", |chat| {
         let values = settings::all().map(|setting| format!("{} {}", setting.name, (setting.get)(chat)));
         values.collect::<Vec<_>>().join(", ")
     }),
 ];
+
+/// What the chat takes of memory, now and when its context is full, and what is left.
+pub fn memory(chat: &Chat) -> String {
+    let cache = chat.session.cache();
+    let needs = Memory::of(chat.session.engine().model(), &chat.session);
+    // What the cache holds already is no longer free.
+    let free = available_memory().map(|free| (free, free.saturating_add(cache.bytes() as u64)));
+    let advice = free.and_then(|(_, free)| needs.advice(free));
+    format!(
+        "{} weights, {} cache ({} when full, {}), {} adapters, {} buffers{}{}",
+        size(needs.weights),
+        size(cache.bytes() as u64),
+        size(needs.cache),
+        cache.shape().ty,
+        size(needs.adapters),
+        size(needs.buffers),
+        free.map_or(String::new(), |(free, _)| format!("; {} free", size(free))),
+        advice.map_or(String::new(), |advice| format!(": {advice}")),
+    )
+}
 
 fn show(chat: &mut Chat, _: &str) -> anyhow::Result<Next> {
     let width = SHOWN.iter().map(|(about, _)| about.len()).max().unwrap_or_default();

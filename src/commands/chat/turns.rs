@@ -114,12 +114,14 @@ fn regen(chat: &mut Chat, _: &str) -> anyhow::Result<Next> {
 
 fn edit(chat: &mut Chat, text: &str) -> anyhow::Result<Next> {
     let turns = chat.branches.conversation().turns();
-    let last = turns.iter().rfind(|turn| turn.role == Role::User).ok_or_else(nothing_said)?;
+    let said = turns.iter().rfind(|turn| turn.role == Role::User).map(|turn| &turn.text);
+    // A message without an answer is not in the conversation.
+    let last = chat.unsent.as_ref().or(said).ok_or_else(nothing_said)?;
     let text = if text.is_empty() {
         if !chat.terminal {
             return Err(Error::new(Class::Usage, "what should it say?").advice("/edit TEXT").into());
         }
-        match chat.input.edit(PROMPT, &last.text)? {
+        match chat.input.edit(PROMPT, last)? {
             Typed::Text(text) if !text.trim().is_empty() => text,
             _ => {
                 chat.out.note("The message stays as it was.")?;
@@ -129,6 +131,9 @@ fn edit(chat: &mut Chat, text: &str) -> anyhow::Result<Next> {
     } else {
         text.to_owned()
     };
+    if chat.unsent.is_some() {
+        return Ok(chat.say(&text));
+    }
     let conversation = chat.branches.conversation_mut();
     conversation.undo();
     conversation.say(text);
@@ -194,6 +199,7 @@ fn history(chat: &mut Chat, _: &str) -> anyhow::Result<Next> {
 fn clear(chat: &mut Chat, _: &str) -> anyhow::Result<Next> {
     chat.branches.conversation_mut().clear();
     chat.attached.clear();
+    chat.unsent = None;
     chat.out.note("The conversation starts anew.")?;
     Ok(Next::Prompt)
 }
