@@ -329,5 +329,9 @@ fn what_the_model_said_is_a_segment_where_it_is_shown_whole() {
     // A template that looks at how the answer begins sees it as it is.
     let looks = "{% for m in messages %}[{{ m.content.startswith('one') }}{{ m.content }}]{% endfor %}";
     assert_eq!(answers(looks, "one"), (vec![], "[Falsehi][Trueone][Falseho]".to_owned()));
-    assert_eq!(answers(all, "  "), (vec![], "[hi][  ][ho]".to_owned()));
+    // White space alone stands before an empty segment, or is trimmed; a template that looks for words sees none.
+    assert_eq!(answers(all, "  "), (vec![String::new()], "[hi][  ][ho]".to_owned()));
+    assert_eq!(answers(trims, "  "), (vec![String::new()], "[hi][][ho]".to_owned()));
+    let words = "{% for m in messages %}[{% if m.content | trim %}{{ m.content }}{% endif %}]{% endfor %}";
+    assert_eq!(answers(words, "  "), (vec![], "[hi][][ho]".to_owned()));
 }
