@@ -10,7 +10,7 @@ use lapwing::session::Limits;
 use super::load;
 
 /// How a model is loaded and computed.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct ModelOptions {
     /// Threads to compute with (default: what this process may really use)
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]

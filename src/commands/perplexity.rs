@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use lapwing::perplexity::{Base, Comparison, Evaluation, LogitsReader, Report, run as evaluate, tokens};
 use lapwing_models::Error;
 
+use super::config::Config;
 use super::interrupt::Interrupt;
 use super::{ModelArg, ModelOptions, Output, Ui, load};
 
@@ -35,8 +36,11 @@ const CONTEXT: usize = 512;
 /// Runs the command.
 pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
     let cancel = Interrupt::install()?.into_cancel();
-    let options = &args.options;
-    let kv_type = load::kv_type(options.kv_type.as_deref().unwrap_or("f16"))?;
+    // The context of the settings file is one to talk in; this one belongs to the measure, and figures compare only
+    // where it is the same.
+    let ctx_size = args.options.ctx_size;
+    let options = &args.options.or_config(Config::get()?.named(&args.model.model))?;
+    let kv_type = options.session()?.kv_type;
     let engine = load::engine(&args.model.file()?, options)?;
     let model = engine.model();
     let stack = load::stack(model, engine.team(), &options.lora)?;
@@ -49,7 +53,7 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
         }
         Some(path) => (Base::Write(path), None),
     };
-    n_ctx = options.ctx_size.map(|n| n as usize).or(n_ctx);
+    n_ctx = ctx_size.map(|n| n as usize).or(n_ctx);
     let n_ctx = n_ctx.unwrap_or(CONTEXT);
     let tokens = match &args.file {
         Some(file) => {

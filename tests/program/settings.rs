@@ -29,6 +29,59 @@ fn the_settings_file_names_models_and_flags_win() {
     for word in ["of 256 tokens used", "predict 5", "temp 0.5", "The model is told: Be brief."] {
         assert!(ran.out.contains(word), "{word}: {}", ran.out);
     }
+    // What is said of the model, or of all, counts wherever there is such an option.
+    std::fs::write(
+        &path,
+        std::fs::read_to_string(&path)
+            .expect("the settings")
+            .replace("[models.bird]", "threads = 1\nkv-type = \"q8_0\"\n[models.bird]"),
+    )
+    .expect("it can be written");
+    let bench = |args: &[&str]| {
+        let args =
+            [&["bench", "-p", "8", "-n", "0", "-r", "1", "--no-limits", "-o", "jsonl"][..], args].concat();
+        let ran = run(command(&args).env("XDG_CONFIG_HOME", folder.path()), b"");
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        let row: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON");
+        (row["type_k"].as_str().expect("a type").to_owned(), row["n_threads"].as_u64())
+    };
+    assert_eq!(bench(&["bird"]), ("q8_0".to_owned(), Some(1)));
+    assert_eq!(bench(&[]), ("q8_0".to_owned(), Some(1)), "the usual model");
+    assert_eq!(bench(&["bird", "--kv-type", "f32", "-t", "2"]), ("f32".to_owned(), Some(2)));
+    let answer = |args: &[&str]| {
+        let args =
+            [&["run", "bird", "-p", "Hello!", "--logprobs", "1", "-n", "8", "-o", "json"], args].concat();
+        let ran = run(command(&args).env("XDG_CONFIG_HOME", folder.path()), b"");
+        let answer: serde_json::Value =
+            serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("{e}: {}", ran.err));
+        answer["logprobs"].to_string()
+    };
+    assert_eq!(answer(&[]), answer(&["--kv-type", "q8_0"]));
+    assert_ne!(answer(&[]), answer(&["--kv-type", "f16"]));
+    let text = folder.file("text", "All work and no play makes Jack a dull boy. ".repeat(30).as_bytes());
+    let perplexity = |args: &[&str]| {
+        let args = [
+            &[
+                "perplexity",
+                "bird",
+                "-c",
+                "64",
+                "--chunks",
+                "1",
+                "-o",
+                "json",
+                "-f",
+                text.to_str().expect("UTF-8"),
+            ],
+            args,
+        ]
+        .concat();
+        let ran = run(command(&args).env("XDG_CONFIG_HOME", folder.path()), b"");
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        ran.out
+    };
+    assert_eq!(perplexity(&[]), perplexity(&["--kv-type", "q8_0"]));
+    assert_ne!(perplexity(&[]), perplexity(&["--kv-type", "f16"]));
     let list = run(command(&["models", "-o", "json"]).env("XDG_CONFIG_HOME", folder.path()), b"");
     let list: serde_json::Value = serde_json::from_str(&list.out).expect("JSON");
     let bird =

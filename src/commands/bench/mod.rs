@@ -16,8 +16,9 @@ use lapwing_models::lora::Stack;
 use lapwing_models::model::Model;
 use lapwing_models::os;
 
+use super::config::Config;
 use super::cpu::measure_bandwidth;
-use super::{Output, Ui, find, load};
+use super::{ModelOptions, Output, Ui, find, load};
 
 mod range;
 mod report;
@@ -70,8 +71,8 @@ pub struct Args {
     /// Leave out measuring the limits of the machine
     #[arg(long)]
     no_limits: bool,
-    /// Types of the cache
-    #[arg(long, value_name = "TYPE", default_value = "f16", value_delimiter = ',')]
+    /// Types of the cache (default: f16)
+    #[arg(long, value_name = "TYPE", value_delimiter = ',')]
     kv_type: Vec<String>,
     /// Instruction sets (default: the best one)
     #[arg(long, value_name = "NAME", env = "LAPWING_ISA", value_delimiter = ',')]
@@ -103,19 +104,28 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
     let files = args.models.iter().chain(&args.more_models).cloned().map(Source::File);
     let mut sources: Vec<_> = files.chain(args.synthetic.iter().cloned().map(Source::Synthetic)).collect();
     if sources.is_empty() {
-        sources.push(Source::File(find::default_model()?));
+        let usual = Config::get()?.model.clone().map(PathBuf::from);
+        sources.push(Source::File(usual.map_or_else(find::default_model, Ok)?));
     }
+    let sources: Vec<_> = sources
+        .into_iter()
+        .map(|source| Ok((source.options(&args)?, source)))
+        .collect::<lapwing_models::Result<_>>()?;
     let isas = match args.isa.as_slice() {
         [] => vec![Isa::best()],
         names => names.iter().map(|name| parse_isa(name)).collect::<Result<_, _>>()?,
     };
-    let kvs = args.kv_type.iter().map(|name| load::kv_type(name)).collect::<Result<Vec<_>, _>>()?;
-    let tests = tests(&args, &kvs);
-    let threads = args.threads.clone().unwrap_or_else(|| Numbers(vec![os::default_threads()]));
-    let mut report =
-        Report::new(std::io::stdout().lock(), ui.output.unwrap_or(Output::Md), !args.lora.is_empty());
+    let lora = sources.iter().any(|(options, _)| !options.lora.is_empty());
+    let mut report = Report::new(std::io::stdout().lock(), ui.output.unwrap_or(Output::Md), lora);
     let mut limits = Limits::default();
-    for source in &sources {
+    for (options, source) in &sources {
+        let kvs = match args.kv_type.as_slice() {
+            [] => vec![options.session()?.kv_type],
+            names => names.iter().map(|name| load::kv_type(name)).collect::<Result<_, _>>()?,
+        };
+        let tests = tests(&args, &kvs);
+        let usual = || Numbers(vec![options.threads.map_or_else(os::default_threads, usize::from)]);
+        let threads = args.threads.clone().unwrap_or_else(usual);
         let model = source.open(&args, ui)?;
         for &isa in &isas {
             for &threads in &threads.0 {
@@ -124,14 +134,14 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
                     ui.notice("measuring the limits of this machine …");
                     limits.measure(&team)?;
                 }
-                let stacks = stacks(&model, &team, &args.lora)?;
+                let stacks = stacks(&model, &team, &options.lora)?;
                 for test in &tests {
                     std::thread::sleep(Duration::from_secs(args.delay));
                     let base = describe(&model, &team, test, !args.no_mmap);
                     ui.notice(&format!("{}: {}, {threads} threads …", base.model_type, base.test()));
                     let samples = measure(&model, &team, &stacks, test, &args)?;
                     for (n, (stack, of_stack)) in stacks.iter().zip(&samples).enumerate() {
-                        let mut row = Row { lora: args.lora[..n].to_vec(), ..base.clone() };
+                        let mut row = Row { lora: options.lora[..n].to_vec(), ..base.clone() };
                         row.bytes_per_token += stack.bytes_per_token() as u64;
                         row.lora_cost_pct = (n > 0).then(|| report::cost_pct(&samples[0], of_stack));
                         row.set_samples(of_stack.clone(), test.n_prompt + test.n_gen);
@@ -153,6 +163,16 @@ enum Source {
 }
 
 impl Source {
+    /// What the settings file says of it, for what may be listed here as well, and the adapters.
+    fn options(&self, args: &Args) -> lapwing_models::Result<ModelOptions> {
+        let options = ModelOptions { lora: args.lora.clone(), ..ModelOptions::default() };
+        match self {
+            Self::File(name) => options.or_config(Config::get()?.named(name)),
+            // Adapters are made for a model.
+            Self::Synthetic(_) => Ok(ModelOptions { lora: args.lora.clone(), ..options.or_config(None)? }),
+        }
+    }
+
     fn open(&self, args: &Args, ui: &Ui) -> lapwing_models::Result<Model> {
         match self {
             Self::File(name) => {
