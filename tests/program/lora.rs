@@ -82,6 +82,6 @@ fn stacks_change_between_answers_and_come_back() {
     }
     // An adapter that is no longer the one that was saved is told.
     std::fs::copy(&two, &one).expect("a copy");
-    chat.ask("/lora load mine", "is not the one that was");
+    chat.ask("/lora load mine", "is not the one that was saved");
     chat.leave();
 }

@@ -116,8 +116,10 @@ impl Terminal {
         self.keys(line);
         self.wait(&format!("{line:?} on the screen"), |text| text.trim_end().ends_with(typed));
         self.keys("\r");
+        // Wherever lines are broken on this screen.
+        let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         self.wait(&format!("{word:?} after {line:?}"), |text| {
-            text.rsplit_once(typed).is_some_and(|(_, answer)| answer.contains(word))
+            text.rsplit_once(typed).is_some_and(|(_, answer)| one_line(answer).contains(&one_line(word)))
         });
         self.wait_prompt();
     }
