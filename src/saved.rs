@@ -1,27 +1,33 @@
 //! Sessions on disk: conversations with their tokens, settings and stack, and, if wished, the cache.
 //!
-//! A file is a fixed start (64 bytes), a header in JSON, and the blocks of the cache. The start has the lengths
-//! and checksums of both. A file comes from strangers like any other: nothing in it is believed before it is checked.
-//! Files are written beside their place and renamed, so that a reader finds the old or the new one.
+//! A file is a fixed start (48 bytes) with the lengths of what follows and the header's checksum, a header in JSON,
+//! and, if wished, the blocks of the cache and the checksum of their checksums: threads check blocks at once. A file
+//! comes from strangers like any other: nothing in it is believed before it is checked. Files are written beside their
+//! place and renamed, so that a reader finds the old or the new one.
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
+use lapwing_models::cancel::Cancel;
 use lapwing_models::gguf::Gguf;
-use lapwing_models::kv_cache::{KvCache, LAYOUT};
-use lapwing_models::os::NewFile;
+use lapwing_models::kv_cache::{BLOCK, KvCache, LAYOUT};
+use lapwing_models::os::{NewFile, read_exact_at};
 use lapwing_models::{Error, Result};
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::branches::{Branch, Branches};
 use crate::conversation::{Conversation, Role, Turn};
 use crate::session::Session;
 
 /// What every file begins with; the number is the format's.
-const MAGIC: &[u8; 16] = b"lapwing-session1";
-/// Bytes before the header: magic, and for header and cache length (u64) and XXH3 checksum (u128), little-endian.
-const START: usize = 16 + 2 * (8 + 16);
+const MAGIC: &[u8; 16] = b"lapwing-session2";
+/// Bytes before the header: magic, length of the header (u64), its XXH3 checksum (u128) and the length of the cache
+/// (u64), little-endian.
+const START: usize = 16 + 8 + 16 + 8;
+/// Bytes behind the cache: the checksum (u128) of the checksums of its blocks.
+const END: usize = 16;
 /// Longest header: thousands of long conversations.
 const LONGEST_HEADER: u64 = 64 << 20;
 /// Bytes read and summed up at a time: they stay in the processor's caches.
@@ -202,31 +208,38 @@ pub fn fingerprint(gguf: &Gguf) -> String {
 /// Writes a session to `path`, for nobody else to read; with its cache if `cache` is what `saved.cache` describes.
 ///
 /// # Errors
-/// As [`NewFile`]; the file is then as it was before.
-pub fn write(path: &Path, saved: &Saved, cache: Option<&KvCache>) -> Result<()> {
+/// As [`NewFile`], and an interruption when it is cancelled; the file is then as it was before.
+pub fn write(path: &Path, saved: &Saved, cache: Option<&KvCache>, cancel: &Cancel) -> Result<()> {
     let header =
         serde_json::to_vec(saved).map_err(|error| Error::bad_file(error.to_string()).in_file(path))?;
-    let (mut sum, mut bytes) = (Xxh3::new(), 0_u64);
-    if let Some(cache) = cache {
-        cache.dump(&mut |block| {
-            sum.update(block);
-            bytes += block.len() as u64;
-            Ok(())
-        })?;
-    }
+    let bytes = cache.and_then(|cache| cache.dump_bytes(cache.len())).unwrap_or_default();
     let mut file = NewFile::create_private(path)?;
     file.write(MAGIC)?;
-    for (length, sum) in
-        [(header.len() as u64, xxhash_rust::xxh3::xxh3_128(&header)), (bytes, sum.digest128())]
-    {
-        file.write(&length.to_le_bytes())?;
-        file.write(&sum.to_le_bytes())?;
-    }
+    file.write(&(header.len() as u64).to_le_bytes())?;
+    file.write(&xxh3_128(&header).to_le_bytes())?;
+    file.write(&(bytes as u64).to_le_bytes())?;
     file.write(&header)?;
     if let Some(cache) = cache {
-        cache.dump(&mut |block| file.write(block))?;
+        let mut sums = Vec::new();
+        cache.dump(&mut |block| {
+            cancel.check()?;
+            let mut sum = Xxh3::new();
+            for part in block {
+                sum.update(part);
+                file.write(part)?;
+            }
+            sums.push(sum.digest128());
+            Ok(())
+        })?;
+        file.write(&sum_of(&sums).to_le_bytes())?;
     }
+    cancel.check()?;
     file.commit()
+}
+
+/// The checksum of checksums.
+fn sum_of(sums: &[u128]) -> u128 {
+    xxh3_128(&sums.iter().flat_map(|sum| sum.to_le_bytes()).collect::<Vec<_>>())
 }
 
 /// A session's file, of which all but the cache has been read.
@@ -235,8 +248,9 @@ pub struct Opened {
     pub saved: Saved,
     path: PathBuf,
     file: File,
+    /// Where the cache begins.
+    offset: u64,
     cache_bytes: u64,
-    cache_sum: u128,
 }
 
 impl Opened {
@@ -266,8 +280,8 @@ impl Opened {
         }
         if start[..MAGIC.len()] != *MAGIC {
             return Err(Error::bad_file("the session has a format that is not known")
-                .expected_got("format 1", char::from(start[MAGIC.len() - 1]).escape_default())
-                .advice("a newer lapwing may read it"));
+                .expected_got("format 2", char::from(start[MAGIC.len() - 1]).escape_default())
+                .advice("the version of lapwing that saved it can read it"));
         }
         if n < START {
             return Err(cut(START as u64));
@@ -278,26 +292,27 @@ impl Opened {
             numbers = rest;
             bytes.iter().rev().fold(0_u128, |all, &byte| all << 8 | u128::from(byte))
         };
-        let (header_bytes, header_sum) = (number(8) as u64, number(16));
-        let (cache_bytes, cache_sum) = (number(8) as u64, number(16));
+        let (header_bytes, header_sum, cache_bytes) = (number(8) as u64, number(16), number(8) as u64);
         if header_bytes > LONGEST_HEADER {
             return Err(Error::bad_file("the session's header is too long")
                 .expected_got(format!("at most {LONGEST_HEADER} bytes"), header_bytes));
         }
-        let whole = (START as u64 + header_bytes).saturating_add(cache_bytes);
+        let offset = START as u64 + header_bytes;
+        let end = if cache_bytes > 0 { END as u64 } else { 0 };
+        let whole = offset.saturating_add(cache_bytes).saturating_add(end);
         if meta.len() != whole {
             return Err(cut(whole));
         }
         let mut header = vec![0; header_bytes as usize];
         file.read_exact(&mut header).map_err(failed)?;
-        if xxhash_rust::xxh3::xxh3_128(&header) != header_sum {
+        if xxh3_128(&header) != header_sum {
             return Err(damaged("header"));
         }
         let saved: Saved = serde_json::from_slice(&header).map_err(|error| {
             Error::bad_file(format!("the session's header cannot be read: {error}"))
                 .at(format!("byte {}", START + error.column().saturating_sub(1)))
         })?;
-        Ok(Self { saved, path: path.to_path_buf(), file, cache_bytes, cache_sum })
+        Ok(Self { saved, path: path.to_path_buf(), file, offset, cache_bytes })
     }
 
     /// Gives `session`, which has the model that the file names, the tokens and the cache in the file. Says whether there
@@ -311,20 +326,21 @@ impl Opened {
             return Ok(false);
         }
         let path = self.path.clone();
-        let restored = session.restore(cache.tokens.clone(), |cache| self.fill(cache));
+        let threads = session.engine().team().threads();
+        let restored = session.restore(cache.tokens.clone(), |cache| self.fill(cache, threads));
         restored.map(|()| true).map_err(|error| error.in_file(&path))
     }
 
     /// Fills `cache` with what the file holds; it must have the shape that the saved one had.
-    fn fill(mut self, cache: &mut KvCache) -> Result<()> {
-        let filled = self.try_fill(cache).map_err(|error| error.in_file(&self.path));
+    fn fill(self, cache: &mut KvCache, threads: usize) -> Result<()> {
+        let filled = self.try_fill(cache, threads).map_err(|error| error.in_file(&self.path));
         if filled.is_err() {
             cache.truncate(0);
         }
         filled
     }
 
-    fn try_fill(&mut self, cache: &mut KvCache) -> Result<()> {
+    fn try_fill(&self, cache: &mut KvCache, threads: usize) -> Result<()> {
         let saved = self.saved.cache.as_ref().ok_or_else(|| Error::bad_file("no cache was saved"))?;
         let len = saved.tokens.len();
         let expected = cache.dump_bytes(len).map(|bytes| bytes as u64);
@@ -334,15 +350,26 @@ impl Opened {
                 format!("{} bytes, layout {}", self.cache_bytes, saved.layout),
             ));
         }
-        let mut sum = Xxh3::new();
-        cache.restore(len, &mut |block| {
-            for piece in block.chunks_mut(PIECE) {
-                self.file.read_exact(piece).map_err(|e| Error::io("read", &self.path, &e))?;
+        let failed = |e| Error::io("read", &self.path, &e);
+        let sums = Mutex::new(vec![0; len.div_ceil(BLOCK)]);
+        cache.restore(len, threads, &|at, block| {
+            let mut offset =
+                self.offset + at as u64 * block.iter().map(|part| part.len() as u64).sum::<u64>();
+            let mut sum = Xxh3::new();
+            for piece in block.into_iter().flat_map(|part| part.chunks_mut(PIECE)) {
+                read_exact_at(&self.file, piece, offset).map_err(failed)?;
+                offset += piece.len() as u64;
                 sum.update(piece);
+            }
+            if let Ok(mut sums) = sums.lock() {
+                sums[at] = sum.digest128();
             }
             Ok(())
         })?;
-        if sum.digest128() == self.cache_sum { Ok(()) } else { Err(damaged("cache")) }
+        let mut end = [0; END];
+        read_exact_at(&self.file, &mut end, self.offset + self.cache_bytes).map_err(failed)?;
+        let sums = sums.into_inner().unwrap_or_default();
+        if sum_of(&sums).to_le_bytes() == end { Ok(()) } else { Err(damaged("cache")) }
     }
 }
 
@@ -395,15 +422,15 @@ mod tests {
     fn cache() -> KvCache {
         let model = crate::synthetic::model("tiny-llama:q8_0", 1, 1).unwrap();
         let mut cache = KvCache::new(model.spec(), KvType::F16, 200).unwrap();
-        let mut next = 0_u8;
-        let fill = |block: &mut [u8]| {
-            block.iter_mut().for_each(|byte| {
+        let fill = |at: usize, block: [&mut [u8]; 2]| {
+            let mut next = at as u8;
+            block.into_iter().flatten().for_each(|byte| {
                 next = next.wrapping_mul(5).wrapping_add(1);
                 *byte = next;
             });
             Ok(())
         };
-        cache.restore(100, &mut { fill }).unwrap();
+        cache.restore(100, 1, &fill).unwrap();
         cache
     }
 
@@ -411,7 +438,7 @@ mod tests {
         let mut all = Vec::new();
         cache
             .dump(&mut |block| {
-                all.extend_from_slice(block);
+                block.into_iter().for_each(|part| all.extend_from_slice(part));
                 Ok(())
             })
             .unwrap();
@@ -423,20 +450,29 @@ mod tests {
         let folder = folder("back");
         let path = folder.join("a.session");
         let (saved, full) = (example(), cache());
-        write(&path, &saved, Some(&full)).unwrap();
+        write(&path, &saved, Some(&full), &Cancel::default()).unwrap();
         let opened = Opened::open(&path).unwrap();
         assert_eq!(opened.saved, saved);
         let mut again = full.fork();
-        again.truncate(0);
-        opened.fill(&mut again).unwrap();
-        assert_eq!(again.len(), 100);
-        assert_eq!(bytes(&again), bytes(&full));
+        opened.fill(&mut again, 1).unwrap();
+        for threads in [1, 2, 9] {
+            again.truncate(0);
+            Opened::open(&path).unwrap().fill(&mut again, threads).unwrap();
+            assert_eq!(again.len(), 100);
+            assert_eq!(bytes(&again), bytes(&full), "{threads} threads");
+        }
+        // One that is given up leaves the file alone.
+        let cancel = Cancel::default();
+        cancel.cancel();
+        assert_eq!(write(&path, &saved, Some(&full), &cancel).unwrap_err().class, Class::Interrupted);
+        assert!(Opened::open(&path).unwrap().saved.cache.is_some());
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
         // Again, without the cache, over the old one.
         let saved = Saved { cache: None, ..saved };
-        write(&path, &saved, None).unwrap();
+        write(&path, &saved, None, &Cancel::default()).unwrap();
         let opened = Opened::open(&path).unwrap();
         assert_eq!(opened.saved, saved);
-        assert_eq!(opened.fill(&mut again).unwrap_err().class, Class::BadFile);
+        assert_eq!(opened.fill(&mut again, 2).unwrap_err().class, Class::BadFile);
         assert!(again.is_empty());
         std::fs::remove_dir_all(folder).unwrap();
     }
@@ -446,13 +482,13 @@ mod tests {
         let folder = folder("damaged");
         let path = folder.join("a.session");
         let full = cache();
-        write(&path, &example(), Some(&full)).unwrap();
+        write(&path, &example(), Some(&full), &Cancel::default()).unwrap();
         let whole = std::fs::read(&path).unwrap();
-        let header = whole.len() - bytes(&full).len();
+        let header = whole.len() - bytes(&full).len() - END;
         let refused = |bytes: &[u8], what: &str| {
             std::fs::write(&path, bytes).unwrap();
             let mut cache = full.fork();
-            let error = Opened::open(&path).and_then(|opened| opened.fill(&mut cache)).expect_err(what);
+            let error = Opened::open(&path).and_then(|opened| opened.fill(&mut cache, 2)).expect_err(what);
             assert_eq!(error.class, Class::BadFile, "{what}: {error}");
             assert!(error.to_string().contains("a.session"), "{what}: {error}");
         };
@@ -477,9 +513,8 @@ mod tests {
         let open = |header: &[u8]| {
             let mut file = MAGIC.to_vec();
             file.extend((header.len() as u64).to_le_bytes());
-            file.extend(xxhash_rust::xxh3::xxh3_128(header).to_le_bytes());
+            file.extend(xxh3_128(header).to_le_bytes());
             file.extend(0_u64.to_le_bytes());
-            file.extend(xxhash_rust::xxh3::xxh3_128(b"").to_le_bytes());
             file.extend(header);
             std::fs::write(&path, file).unwrap();
             Opened::open(&path)

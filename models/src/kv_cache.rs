@@ -5,10 +5,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use lapwing_kernels::kv::{BLOCK, KvBlock, KvShape, store};
+use lapwing_kernels::kv::{KvBlock, KvShape, store};
 use lapwing_kernels::team::Team;
 
-pub use lapwing_kernels::kv::{KvType, LAYOUT};
+pub use lapwing_kernels::kv::{BLOCK, KvType, LAYOUT};
 
 use crate::arch::DecoderSpec;
 use crate::{Class, Error, Result, os};
@@ -115,13 +115,13 @@ impl KvCache {
         self.clone()
     }
 
-    /// Gives the bytes of all blocks, in order: what [`KvCache::restore`] makes the same cache of. They are arranged as
+    /// Gives the bytes of each block, in order: what [`KvCache::restore`] makes the same cache of. They are arranged as
     /// [`LAYOUT`] says.
     ///
     /// # Errors
     /// What `write` returns.
-    pub fn dump(&self, write: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        self.blocks.iter().flat_map(|block| block.bytes()).try_for_each(write)
+    pub fn dump(&self, write: &mut dyn FnMut([&[u8]; 2]) -> Result<()>) -> Result<()> {
+        self.blocks[..self.len.div_ceil(BLOCK)].iter().map(|block| block.bytes()).try_for_each(write)
     }
 
     /// Bytes that [`KvCache::dump`] gives for `len` positions, `None` when that overflows.
@@ -129,21 +129,39 @@ impl KvCache {
         cache_bytes(&self.shape, len)
     }
 
-    /// Holds `len` positions, whose blocks `read` fills, instead of those before. Wrong bytes make wrong numbers, perhaps
-    /// infinite ones, which the forward pass reports.
+    /// Holds `len` positions instead of those before. `read` fills their blocks, each by its number, on so many threads
+    /// at once. Wrong bytes make wrong numbers, perhaps infinite ones, which the forward pass reports.
     ///
     /// # Errors
     /// As when room is made for tokens, and what `read` returns; the cache is then empty.
-    pub fn restore(&mut self, len: usize, read: &mut dyn FnMut(&mut [u8]) -> Result<()>) -> Result<()> {
+    pub fn restore(
+        &mut self,
+        len: usize,
+        threads: usize,
+        read: &(dyn Fn(usize, [&mut [u8]; 2]) -> Result<()> + Sync),
+    ) -> Result<()> {
         self.truncate(0);
-        let filled = self.reserve(len).and_then(|()| {
-            self.blocks.iter_mut().flat_map(|block| Arc::make_mut(block).bytes_mut()).try_for_each(read)
+        self.check_room(len)?;
+        let (shape, n) = (self.shape, len.div_ceil(BLOCK));
+        let block = |at| {
+            let mut block = new_block(shape, at)?;
+            read(at, block.bytes_mut())?;
+            Ok(Arc::new(block))
+        };
+        // Half of the time goes into first touches of fresh memory, which threads do at the same time.
+        let threads = threads.clamp(1, n.max(1));
+        let parts: Vec<Result<Vec<_>>> = std::thread::scope(|scope| {
+            let part = |part: usize| (n * part / threads..n * (part + 1) / threads).map(block).collect();
+            let others: Vec<_> = (1..threads).map(|at| scope.spawn(move || part(at))).collect();
+            let joined = |other: std::thread::ScopedJoinHandle<'_, _>| match other.join() {
+                Ok(part) => part,
+                Err(panic) => std::panic::resume_unwind(panic),
+            };
+            std::iter::once(part(0)).chain(others.into_iter().map(joined)).collect()
         });
-        match filled {
-            Ok(()) => self.len = len,
-            Err(_) => self.blocks.clear(),
-        }
-        filled
+        self.blocks = parts.into_iter().collect::<Result<Vec<_>>>()?.concat();
+        self.len = len;
+        Ok(())
     }
 
     /// Makes room for `n` more positions.
@@ -151,25 +169,24 @@ impl KvCache {
     /// # Errors
     /// [`Class::Usage`] when they pass the capacity, [`Class::Memory`] when there is no memory for them.
     pub(crate) fn reserve(&mut self, n: usize) -> Result<()> {
-        let len = match self.len.checked_add(n) {
-            Some(len) if len <= self.capacity => len,
-            _ => {
-                return Err(Error::new(Class::Usage, "the text is longer than the context")
-                    .expected_got(
-                        format!("at most {} more tokens", self.capacity - self.len),
-                        format!("{n} (the context holds {}, {} are in use)", self.capacity, self.len),
-                    )
-                    .advice("choose a larger context with --ctx-size"));
-            }
-        };
+        let len = self.check_room(n)?;
         while self.blocks.len() * BLOCK < len {
-            let block = KvBlock::try_new(self.shape).map_err(|_| {
-                Error::new(Class::Memory, "there is no memory for more of the context")
-                    .at(format!("position {}", self.blocks.len() * BLOCK))
-            })?;
-            self.blocks.push(Arc::new(block));
+            self.blocks.push(Arc::new(new_block(self.shape, self.blocks.len())?));
         }
         Ok(())
+    }
+
+    /// Positions with `n` more, if that is not beyond the capacity.
+    fn check_room(&self, n: usize) -> Result<usize> {
+        match self.len.checked_add(n) {
+            Some(len) if len <= self.capacity => Ok(len),
+            _ => Err(Error::new(Class::Usage, "the text is longer than the context")
+                .expected_got(
+                    format!("at most {} more tokens", self.capacity - self.len),
+                    format!("{n} (the context holds {}, {} are in use)", self.capacity, self.len),
+                )
+                .advice("choose a larger context with --ctx-size")),
+        }
     }
 
     /// Writes keys and values, `[n][kv_heads · head_dim]` each, of positions `len()..` of one layer. They count
@@ -191,6 +208,14 @@ impl KvCache {
     pub(crate) fn blocks(&self) -> &[Arc<KvBlock>] {
         &self.blocks
     }
+}
+
+/// An empty block, the `at`th of a cache.
+fn new_block(shape: KvShape, at: usize) -> Result<KvBlock> {
+    KvBlock::try_new(shape).map_err(|_| {
+        Error::new(Class::Memory, "there is no memory for more of the context")
+            .at(format!("position {}", at * BLOCK))
+    })
 }
 
 fn cache_bytes(shape: &KvShape, capacity: usize) -> Option<usize> {

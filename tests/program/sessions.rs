@@ -109,6 +109,37 @@ fn flags_win_over_what_a_session_has_saved() {
     }
 }
 
+/// The conversation is safe after each answer, and soon its cache, without anybody leaving.
+#[test]
+fn the_cache_is_saved_after_each_answer_if_wished() {
+    let home = Folder::new("cached");
+    let env = [("XDG_DATA_HOME", home.path().to_str().expect("a test path"))];
+    let Some(mut chat) = chat(&["-n", "24", "--autosave", "--save-cache"], (60, 100), &env) else { return };
+    let saved = || {
+        let session = std::fs::read_dir(home.path().join("lapwing/sessions")).ok()?.flatten();
+        let mut session = session.map(|entry| entry.path()).filter(|path| path.extension().is_some());
+        let whole =
+            std::fs::read(session.find(|path| path.extension().is_some_and(|e| e == "session"))?).ok()?;
+        Some(whole.len())
+    };
+    for (question, answer) in [("What is the capital of France?", "Paris"), ("And of Italy?", "Rome")] {
+        chat.ask(question, answer);
+        let begun = Instant::now();
+        // 64 positions of this model take a megabyte and a half.
+        while saved().is_none_or(|bytes| bytes < 1 << 20) {
+            assert!(begun.elapsed().as_secs() < 60, "no cache is saved: {:?} bytes", saved());
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+    // Killed, not left.
+    drop(chat);
+    let ran = piped(&home, &["--resume", "-n", "24"], "And of Spain?\n/stats\n").expect("the model is here");
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+    let line = ran.out.lines().find(|line| line.contains("from the cache")).expect("the stats");
+    let numbers: Vec<usize> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    assert!(ran.out.contains("Madrid") && numbers[1] >= 50 && numbers[2] <= 20, "{}", ran.out);
+}
+
 /// The context grows around what it holds, and never shrinks below it.
 #[test]
 fn the_context_is_made_larger_and_smaller_in_a_chat() {

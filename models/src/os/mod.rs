@@ -4,6 +4,7 @@ mod cpus;
 mod fault;
 mod map;
 mod memory;
+mod read;
 mod save;
 
 pub use cpu_name::cpu_name;
@@ -11,4 +12,5 @@ pub use cpus::default_threads;
 pub use fault::faults_as_json;
 pub use map::{Bytes, Fingerprint};
 pub use memory::{available_memory, physical_memory};
+pub use read::read_exact_at;
 pub use save::NewFile;

@@ -57,7 +57,7 @@ pub struct Args {
     /// Save the session after each answer
     #[arg(long)]
     autosave: bool,
-    /// Save what was computed, too, so that resuming takes no time (large; not after each answer)
+    /// Save what was computed, too, so that resuming takes no time (large; written while the chat goes on)
     #[arg(long)]
     save_cache: bool,
     #[command(flatten)]

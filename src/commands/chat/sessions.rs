@@ -1,12 +1,14 @@
 //! Commands that save sessions and take them up again.
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use lapwing::branches::Branches;
 use lapwing::conversation::Role;
 use lapwing::saved::{Opened, Saved, SavedAdapter, SavedCache, SavedModel, fingerprint, hex, write};
 use lapwing::text::{check_name, nearest, safe};
+use lapwing_models::cancel::Cancel;
 use lapwing_models::lora::{Adapter, DEFAULT_FACTORS, Stack};
 use lapwing_models::os::NewFile;
 use lapwing_models::{Class, Error, Result};
@@ -57,10 +59,12 @@ pub static SETTINGS: [Setting; 2] = [
     },
     Setting {
         name: "save-cache",
-        help: "whether /save and leaving keep what was computed, to resume at once: on or off",
+        help: "whether what was computed is saved, too, to resume at once: on or off",
         get: |chat| settings::on_off(chat.saving.with_cache),
         set: |chat, text| {
-            chat.saving.with_cache = settings::flag("save-cache", text)?;
+            let before = std::mem::replace(&mut chat.saving.with_cache, settings::flag("save-cache", text)?);
+            // Of what is saved already, the cache is missing.
+            chat.saving.unsaved |= !before && chat.saving.with_cache && !chat.session.cache().is_empty();
             Ok(())
         },
     },
@@ -73,10 +77,35 @@ pub struct Saving {
     pub name: Option<String>,
     /// After each answer.
     pub automatic: bool,
-    /// With its cache, except after each answer.
+    /// With its cache.
     pub with_cache: bool,
     /// Whether something was said since it was saved.
     pub unsaved: bool,
+    /// The cache on its way to the disk, while the chat goes on.
+    pub writing: Option<Writing>,
+}
+
+/// A session that is being written with its cache.
+#[derive(Debug)]
+pub struct Writing {
+    cancel: Cancel,
+    thread: JoinHandle<Result<()>>,
+}
+
+impl Writing {
+    /// Waits until it is written.
+    fn finish(self) -> Result<()> {
+        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Gives it up, unless it is done.
+    fn stop(self) -> Result<()> {
+        self.cancel.cancel();
+        match self.finish() {
+            Err(error) if error.class == Class::Interrupted => Ok(()),
+            other => other,
+        }
+    }
 }
 
 /// What the command line said, which a session that is taken up does not change.
@@ -157,6 +186,10 @@ impl Chat {
     /// # Errors
     /// When it cannot be written; what was saved before is then as it was.
     pub fn save_now(&mut self, with_cache: bool) -> Result<()> {
+        if let Some(writing) = self.saving.writing.take() {
+            // What it would have written is replaced now, and so is what went wrong.
+            drop(writing.stop());
+        }
         let name = match &self.saving.name {
             Some(name) => name.clone(),
             None => new_name()?,
@@ -171,7 +204,7 @@ impl Chat {
         // A program that was killed while it saved has left a part behind.
         NewFile::sweep(&folder);
         let saved = self.saved(with_cache);
-        write(&path, &saved, saved.cache.as_ref().map(|_| self.session.cache()))?;
+        write(&path, &saved, saved.cache.as_ref().map(|_| self.session.cache()), &Cancel::default())?;
         self.saving.name = Some(name);
         self.saving.unsaved = false;
         Ok(())
@@ -201,24 +234,45 @@ impl Chat {
     }
 
     /// After an answer: saves if asked for. What goes wrong is said, and the chat goes on.
+    ///
+    /// The conversation is safe when this returns. Its cache follows on a thread of its own, since it may be gigabytes;
+    /// the next answer is in time to stop that and begin anew.
     pub fn autosave(&mut self) -> anyhow::Result<()> {
         self.saving.unsaved = true;
-        if self.saving.automatic
-            && let Err(error) = self.save_now(false)
-        {
+        if !self.saving.automatic {
+            return Ok(());
+        }
+        if let Some(Err(error)) = self.saving.writing.take().map(Writing::stop) {
+            self.out.problem(&format!("the cache was not saved: {error}"))?;
+        }
+        if let Err(error) = self.save_now(false).and_then(|()| self.write_cache()) {
             self.out.problem(&format!("not saved: {error}"))?;
         }
         Ok(())
     }
 
+    /// Begins to write the session, which has a name, with its cache, if that is wished.
+    fn write_cache(&mut self) -> Result<()> {
+        let (Some(name), true) = (&self.saving.name, self.saving.with_cache) else { return Ok(()) };
+        // Its blocks are shared; those that the chat writes to meanwhile are copied before.
+        let (path, saved, cache) = (path(name)?, self.saved(true), self.session.cache().fork());
+        let cancel = Cancel::default();
+        let cancelled = cancel.clone();
+        let write = move || write(&path, &saved, saved.cache.as_ref().map(|_| &cache), &cancelled);
+        self.saving.writing = Some(Writing { cancel, thread: std::thread::spawn(write) });
+        Ok(())
+    }
+
     /// Before leaving: saves what is unsaved, if that is done automatically, with the cache if wished.
     pub fn save_at_end(&mut self) -> anyhow::Result<()> {
-        if self.saving.automatic
-            && (self.saving.unsaved || self.saving.with_cache && self.saving.name.is_some())
-        {
+        if self.saving.automatic && self.saving.unsaved {
             self.save_now(self.saving.with_cache)?;
         }
-        Ok(())
+        let Some(writing) = self.saving.writing.take() else { return Ok(()) };
+        if self.terminal && !writing.thread.is_finished() {
+            self.out.note("[saving the cache]")?;
+        }
+        Ok(writing.finish()?)
     }
 
     /// Takes up what was saved, except for what is `given`. What of it cannot be had is said; the conversation always
