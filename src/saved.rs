@@ -352,7 +352,7 @@ impl Opened {
         }
         let failed = |e| Error::io("read", &self.path, &e);
         let sums = Mutex::new(vec![0; len.div_ceil(BLOCK)]);
-        cache.restore(len, threads, &|at, block| {
+        cache.restore(len, threads, |at, block| {
             let mut offset =
                 self.offset + at as u64 * block.iter().map(|part| part.len() as u64).sum::<u64>();
             let mut sum = Xxh3::new();
@@ -422,7 +422,7 @@ mod tests {
     fn cache() -> KvCache {
         let model = crate::synthetic::model("tiny-llama:q8_0", 1, 1).unwrap();
         let mut cache = KvCache::new(model.spec(), KvType::F16, 200).unwrap();
-        let fill = |at: usize, block: [&mut [u8]; 2]| {
+        let fill = |at: usize, block: [&mut [u8]; 2]| -> Result<()> {
             let mut next = at as u8;
             block.into_iter().flatten().for_each(|byte| {
                 next = next.wrapping_mul(5).wrapping_add(1);
@@ -430,7 +430,7 @@ mod tests {
             });
             Ok(())
         };
-        cache.restore(100, 1, &fill).unwrap();
+        cache.restore(100, 1, fill).unwrap();
         cache
     }
 

@@ -138,7 +138,7 @@ impl KvCache {
         &mut self,
         len: usize,
         threads: usize,
-        read: &(dyn Fn(usize, [&mut [u8]; 2]) -> Result<()> + Sync),
+        read: impl Fn(usize, [&mut [u8]; 2]) -> Result<()> + Sync,
     ) -> Result<()> {
         self.truncate(0);
         self.check_room(len)?;

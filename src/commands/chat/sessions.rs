@@ -52,10 +52,7 @@ pub static SETTINGS: [Setting; 2] = [
         name: "autosave",
         help: "whether to save after each answer: on or off",
         get: |chat| settings::on_off(chat.saving.automatic),
-        set: |chat, text| {
-            chat.saving.automatic = settings::flag("autosave", text)?;
-            Ok(())
-        },
+        set: |chat, text| settings::flag("autosave", text).map(|on| chat.saving.automatic = on),
     },
     Setting {
         name: "save-cache",

@@ -52,37 +52,25 @@ static SETTINGS: &[Setting] = &[
         name: "ignore-eos",
         help: "whether answers go on when the model ends them: on or off",
         get: |chat| on_off(chat.limits.ignore_eos),
-        set: |chat, text| {
-            chat.limits.ignore_eos = flag("ignore-eos", text)?;
-            Ok(())
-        },
+        set: |chat, text| flag("ignore-eos", text).map(|on| chat.limits.ignore_eos = on),
     },
     Setting {
         name: "lookup",
         help: "whether what the text has said before is guessed ahead: on or off",
         get: |chat| on_off(chat.limits.lookup),
-        set: |chat, text| {
-            chat.limits.lookup = flag("lookup", text)?;
-            Ok(())
-        },
+        set: |chat, text| flag("lookup", text).map(|on| chat.limits.lookup = on),
     },
     Setting {
         name: "stop",
         help: "texts that end an answer, each in quotes, or none",
         get: |chat| quoted(&chat.limits.stops),
-        set: |chat, text| {
-            chat.limits.stops = texts(text)?;
-            Ok(())
-        },
+        set: |chat, text| texts(text).map(|texts| chat.limits.stops = texts),
     },
     Setting {
         name: "when-full",
         help: "when a message no longer fits the context: ask, drop, summarise or stop",
         get: |chat| chat.when_full.name().to_owned(),
-        set: |chat, text| {
-            chat.when_full = WhenFull::from_name(text)?;
-            Ok(())
-        },
+        set: |chat, text| WhenFull::from_name(text).map(|policy| chat.when_full = policy),
     },
     Setting {
         name: "ctx-size",
