@@ -185,7 +185,7 @@ fn a_refused_message_and_its_files_are_kept() {
     chat.line(long.trim_end());
     chat.wait("the refusal", |text| {
         text.contains("this message alone is too long for the context")
-            && text.contains("[/edit has the message]")
+            && text.contains("[/edit has the message; /read none lets go of what was read for it]")
     });
     chat.wait_prompt();
     chat.ask("/history", "system> ");
@@ -200,6 +200,11 @@ fn a_refused_message_and_its_files_are_kept() {
     let context = chat.text();
     chat.ask("/context", "left");
     assert!(!chat.text()[context.len()..].contains("wait for your next message"), "it is sent once");
+    chat.ask(&format!("/read {}", file.display()), "Goes before your next message");
+    chat.ask("/read none", "Nothing goes before your next message.");
+    let context = chat.text();
+    chat.ask("/context", "left");
+    assert!(!chat.text()[context.len()..].contains("wait for your next message"), "it is let go");
     chat.leave();
 }
 

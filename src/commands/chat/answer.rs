@@ -32,7 +32,9 @@ impl Chat {
         }
         (*self.branches.conversation_mut(), self.attached) = before;
         if self.terminal && self.unsent.is_some() {
-            self.out.note("[/edit has the message]")?;
+            let read =
+                if self.attached.is_empty() { "" } else { "; /read none lets go of what was read for it" };
+            self.out.note(&format!("[/edit has the message{read}]"))?;
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ pub static COMMANDS: &[Slash] = &[
     Slash {
         name: "read",
         args: "FILE…",
-        help: "put text files before your next message",
+        help: "put text files before your next message (none: let go)",
         complete: Complete::Files,
         run: read,
     },
@@ -79,6 +79,11 @@ fn fenced(path: &Path, text: &str) -> String {
 }
 
 fn read(chat: &mut Chat, typed: &str) -> anyhow::Result<Next> {
+    if typed == "none" {
+        chat.attached.clear();
+        chat.out.note("Nothing goes before your next message.")?;
+        return Ok(Next::Prompt);
+    }
     // All or none: what one of several files refuses should not half happen.
     let files: Vec<_> =
         paths(typed)?.into_iter().map(|path| text(&path).map(|text| (path, text))).collect::<Result<_>>()?;
