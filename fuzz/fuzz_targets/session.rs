@@ -13,9 +13,11 @@ enum File {
 }
 
 fn whole(header: &[u8], cache: &[u8]) -> Vec<u8> {
-    let part =
-        |bytes: &[u8]| [&(bytes.len() as u64).to_le_bytes()[..], &xxh3_128(bytes).to_le_bytes()].concat();
-    [&b"lapwing-session1"[..], &part(header), &part(cache), header, cache].concat()
+    let length = |bytes: &[u8]| (bytes.len() as u64).to_le_bytes();
+    let sum = xxh3_128(header).to_le_bytes();
+    // Behind a cache stands its checksum.
+    let end = if cache.is_empty() { &[][..] } else { &[0; 16] };
+    [&b"lapwing-session2"[..], &length(header), &sum, &length(cache), header, cache, end].concat()
 }
 
 impl File {
@@ -27,13 +29,17 @@ impl File {
                 let turns: Vec<_> = turns
                     .iter()
                     .map(|(who, text, ids)| {
-                        serde_json::json!([["system", "user", "assistant"][usize::from(*who) % 3], text, ids])
+                        let who = ["system", "user", "assistant"][usize::from(*who) % 3];
+                        serde_json::json!([who, text, ids])
                     })
                     .collect();
                 let header = serde_json::json!({
-                    "model": {"path": "m", "fingerprint": "f"}, "context": 64, "kv_type": "f16",
-                    "settings": [["temp", "1"]], "stack": [],
-                    "branches": {"current": "main", "all": [{"name": "main", "turns": turns}]},
+                    "model": {"path": "m", "fingerprint": "f"},
+                    "settings": [["temp", "1"], ["ctx-size", "64"]], "stack": [], "stack_on": true,
+                    "branches": {
+                        "current": "main",
+                        "all": [{"name": "main", "turns": turns, "left_out": 0, "summary": null}],
+                    },
                     "attached": "", "cache": null,
                 });
                 let mut header = header.to_string().into_bytes();
