@@ -50,6 +50,11 @@ fn ctrl_c_stops_an_answer_and_keeps_the_chat() {
     chat.wait_line("> half a line");
     chat.keys("\u{3}");
     chat.wait_prompt();
+    // A line that is thrown away is no wish to leave.
+    assert_eq!(chat.text().matches("Ctrl-C again").count(), 1, "{}", chat.text());
+    chat.keys("\u{3}");
+    chat.wait("the word anew", |text| text.matches("Ctrl-C again").count() == 2);
+    chat.wait_prompt();
     chat.keys("\u{3}");
     chat.wait_end();
 }

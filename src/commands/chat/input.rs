@@ -12,15 +12,20 @@ use rustyline::{
     Modifiers,
 };
 
-use super::typing::{Typing, Wish};
+use super::typing::{BrokenOff, Typing};
+
+/// Opens the person's own editor.
+const OWN_EDITOR: KeyEvent = KeyEvent(KeyCode::Char('G'), Modifiers::CTRL);
 
 /// What came from the keyboard or the pipe.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Typed {
     /// A message or a command, whole, without its line end.
     Text(String),
-    /// Ctrl-C.
+    /// Ctrl-C at an empty prompt.
     Interrupt,
+    /// Ctrl-C, which threw away what was typed.
+    GivenUp,
     /// Ctrl-D, or the end of the pipe.
     End,
 }
@@ -36,8 +41,8 @@ pub enum Input {
 /// A line with an editor around it.
 pub struct Line {
     editor: Editor<Typing, DefaultHistory>,
-    /// Whether the person's own editor is asked for.
-    wish: Wish,
+    /// How a line ended that was not entered.
+    broken_off: BrokenOff,
     /// Where lines are kept for the next chat.
     history: Option<PathBuf>,
 }
@@ -64,9 +69,11 @@ impl Input {
         editor.bind_sequence(Event::from(KeyEvent(KeyCode::Enter, Modifiers::ALT)), newline());
         // What most terminals send for Alt-Enter: an escape before a carriage return.
         editor.bind_sequence(Event::from(KeyEvent(KeyCode::Char('\r'), Modifiers::ALT)), newline());
-        let wish = Wish::default();
-        let ctrl_g = Event::from(KeyEvent::ctrl('G'));
-        editor.bind_sequence(ctrl_g, EventHandler::Conditional(Box::new(wish.clone())));
+        let broken_off = BrokenOff::default();
+        for key in [OWN_EDITOR, KeyEvent::ctrl('C')] {
+            let handler = EventHandler::Conditional(Box::new(broken_off.clone()));
+            editor.bind_sequence(Event::from(key), handler);
+        }
         if let Some(path) = &history {
             let folder = path.parent().context("the history has no folder")?;
             std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -77,7 +84,7 @@ impl Input {
                 Ok(()) => {}
             }
         }
-        Ok(Self::Terminal(Box::new(Line { editor, wish, history })))
+        Ok(Self::Terminal(Box::new(Line { editor, broken_off, history })))
     }
 
     /// Sets the words that commands are completed by.
@@ -129,9 +136,10 @@ impl Input {
                     line.keep_history();
                     return Ok(Typed::Text(unquoted(&typed)));
                 }
-                Err(ReadlineError::Interrupted) => match line.wish.take() {
-                    Some(typed) => text = in_own_editor(typed)?,
-                    None => return Ok(Typed::Interrupt),
+                Err(ReadlineError::Interrupted) => match line.broken_off.take() {
+                    Some((key, typed)) if key == OWN_EDITOR.into() => text = in_own_editor(typed)?,
+                    Some((_, typed)) if !typed.is_empty() => return Ok(Typed::GivenUp),
+                    _ => return Ok(Typed::Interrupt),
                 },
                 Err(ReadlineError::Eof) => return Ok(Typed::End),
                 Err(error) => return Err(error.into()),

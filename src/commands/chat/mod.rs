@@ -201,6 +201,7 @@ impl Chat {
                     self.out.note("Ctrl-C again, or Ctrl-D, leaves.")?;
                     Next::Prompt
                 }
+                Typed::GivenUp => Next::Prompt,
                 Typed::Text(text) if text.trim().is_empty() => Next::Prompt,
                 Typed::Text(text) => match text.strip_prefix('/') {
                     // Two slashes are one that is meant.

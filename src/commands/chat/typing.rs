@@ -95,21 +95,21 @@ impl Validator for Typing {
     }
 }
 
-/// What was typed when the person asked for their own editor.
+/// The key that broke a line off, and what was typed by then.
 #[derive(Clone, Default)]
-pub struct Wish(Arc<Mutex<Option<String>>>);
+pub struct BrokenOff(Arc<Mutex<Option<(Event, String)>>>);
 
-impl Wish {
-    /// Takes it, if there is one.
-    pub fn take(&self) -> Option<String> {
+impl BrokenOff {
+    /// Takes them, if there are any.
+    pub fn take(&self) -> Option<(Event, String)> {
         self.0.lock().ok()?.take()
     }
 }
 
-impl ConditionalEventHandler for Wish {
-    fn handle(&self, _: &Event, _: RepeatCount, _: bool, ctx: &EventContext) -> Option<Cmd> {
-        if let Ok(mut wish) = self.0.lock() {
-            *wish = Some(ctx.line().to_owned());
+impl ConditionalEventHandler for BrokenOff {
+    fn handle(&self, key: &Event, _: RepeatCount, _: bool, ctx: &EventContext) -> Option<Cmd> {
+        if let Ok(mut broken_off) = self.0.lock() {
+            *broken_off = Some((key.clone(), ctx.line().to_owned()));
         }
         // The line editor gives the terminal back only when it is done.
         Some(Cmd::Interrupt)
