@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use super::chat::{chat, read};
-use super::common::{Folder, Ran, command, run, smollm2};
+use super::common::{Folder, Ran, command, lapwing, run, smollm2};
 use super::terminal::Terminal;
 
 const SYSTEM: [&str; 4] = ["--system", "You are a helpful AI assistant.", "--temp", "0"];
@@ -75,37 +75,59 @@ fn a_session_is_saved_listed_and_taken_up_where_it_was() {
     again.leave();
 }
 
-/// What the command line says, it says of the session that is taken up, too; all else is as it was saved.
+/// What the command line says, it says of a session that is taken up, at the start or later, too; all else is as it
+/// was saved.
 #[test]
 fn flags_win_over_what_a_session_has_saved() {
     let home = Folder::new("flags");
     let lines = "/set temp 0.5\n/set top-k 7\n/set predict 3\n/set when-full drop\n/set autosave on\n\
                  /set ctx-size 300\n/set kv-type q8_0\n/set stop \"END\"\nHello!\n/save one\n";
-    let Some(ran) = piped(&home, &[], lines) else { return };
+    let adapters = ["one", "two"].map(|name| home.path().join(name).to_str().expect("UTF-8").to_owned());
+    for adapter in &adapters {
+        let made = lapwing(&["synth", "smollm2-135m:f16", adapter, "--lora", "4", "-q"]);
+        assert_eq!(made.code, Some(0), "{}", made.err);
+    }
+    let Some(ran) = piped(&home, &["--lora", &adapters[0]], lines) else { return };
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+    let model = smollm2().and_then(Path::to_str).expect("it was here");
     let show = |args: &[&str]| {
-        let args = [&["chat", "--resume", "one"], args].concat();
-        let ran = run(command(&args).env("XDG_DATA_HOME", home.path()), b"/set\n/show\n/system\n");
-        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
-        ran.out.split_whitespace().collect::<Vec<_>>().join(" ")
+        let shown = |before: &[&str], lines: &str| {
+            let args = [&["chat"], before, args].concat();
+            let ran = run(command(&args).env("XDG_DATA_HOME", home.path()), lines.as_bytes());
+            assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+            ran.out.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        let resumed = shown(&["--resume", "one"], "/set\n/show\n/system\n");
+        let loaded = shown(&[model], "/load one\n/set\n/show\n/system\n");
+        [resumed, loaded]
     };
-    let (saved, flags) =
-        (show(&[]), show(&["--temp", "0.9", "--system", "Be brief.", "-n", "5", "-c", "600"]));
-    for (of_saved, of_flags) in [
-        ("temp 0.5 ", "temp 0.9 "),
-        ("predict 3 ", "predict 5 "),
-        (" of 300 tokens used", " of 600 tokens used"),
-        ("told: You are a helpful", "told: Be brief."),
-    ] {
-        assert!(saved.contains(of_saved) && !saved.contains(of_flags), "{of_saved}: {saved}");
-        assert!(flags.contains(of_flags) && !flags.contains(of_saved), "{of_flags}: {flags}");
-    }
-    for both in ["top-k 7 ", "when-full drop ", "autosave on ", "kv-type q8_0 ", "stop \"END\" "] {
-        assert!(saved.contains(both) && flags.contains(both), "{both}: {saved} {flags}");
-    }
-    let others = show(&["--when-full", "stop", "--kv-type", "f16", "--stop", "X", "--top-k", "9"]);
-    for word in ["when-full stop ", "kv-type f16 ", "stop \"X\" ", "top-k 9 ", "temp 0.5 "] {
-        assert!(others.contains(word), "{word}: {others}");
+    let saved = show(&[]);
+    let flags = show(&["--temp", "0.9", "--system", "Be brief.", "-n", "5", "-c", "600"]);
+    let others = ["--when-full", "stop", "--kv-type", "f16", "--stop", "X", "--top-k", "9", "--save-cache"];
+    let others = show(&[&others[..], &["--lora", &adapters[1]]].concat());
+    for (saved, (flags, others)) in saved.iter().zip(flags.iter().zip(&others)) {
+        for (of_saved, of_flags) in [
+            ("temp 0.5 ", "temp 0.9 "),
+            ("predict 3 ", "predict 5 "),
+            (" of 300 tokens used", " of 600 tokens used"),
+            ("told: You are a helpful", "told: Be brief."),
+        ] {
+            assert!(saved.contains(of_saved) && !saved.contains(of_flags), "{of_saved}: {saved}");
+            assert!(flags.contains(of_flags) && !flags.contains(of_saved), "{of_flags}: {flags}");
+            assert!(others.contains(of_saved), "{of_saved}: {others}");
+        }
+        for (of_saved, of_flags) in [
+            ("top-k 7 ", "top-k 9 "),
+            ("when-full drop ", "when-full stop "),
+            ("kv-type q8_0 ", "kv-type f16 "),
+            ("stop \"END\" ", "stop \"X\" "),
+            ("save-cache off ", "save-cache on "),
+            ("adapters one ×", "adapters two ×"),
+        ] {
+            assert!(saved.contains(of_saved) && flags.contains(of_saved), "{of_saved}: {saved} {flags}");
+            assert!(others.contains(of_flags) && !others.contains(of_saved), "{of_flags}: {others}");
+        }
+        assert!(saved.contains("autosave on "), "{saved}");
     }
 }
 

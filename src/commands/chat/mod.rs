@@ -31,8 +31,12 @@ mod turns;
 
 use input::{Input, Typed};
 use print::Out;
-use sessions::{Given, Saving};
+use sessions::Saving;
 use slash::Next;
+
+/// Options that are no settings.
+const SYSTEM: &str = "system";
+const LORA: &str = "lora";
 
 /// What the person types behind.
 const PROMPT: &str = "> ";
@@ -89,6 +93,8 @@ pub struct Chat {
     /// Whether the person knows that the context is nearly full.
     warned: bool,
     saving: Saving,
+    /// Names of what the command line said: sessions that are taken up do not change that.
+    given: Vec<&'static str>,
     interrupt: Interrupt,
     input: Input,
     out: Out,
@@ -98,9 +104,11 @@ pub struct Chat {
 }
 
 impl Args {
-    /// What the command line says; a saved session does not change that.
-    fn given(&self) -> Given {
+    /// Names of what the command line says and a saved session could say, too.
+    fn given(&self) -> Vec<&'static str> {
         let flags = [
+            (SYSTEM, self.system.is_some()),
+            (LORA, !self.options.lora.is_empty()),
             ("when-full", self.when_full.is_some()),
             ("autosave", self.autosave),
             ("save-cache", self.save_cache),
@@ -108,11 +116,7 @@ impl Args {
             ("kv-type", self.options.kv_type.is_some()),
         ];
         let flags = flags.into_iter().filter(|(_, given)| *given).map(|(name, _)| name);
-        Given {
-            settings: flags.chain(self.answer.names()).chain(self.sampling.names()).collect(),
-            stack: !self.options.lora.is_empty(),
-            system: self.system.clone(),
-        }
+        flags.chain(self.answer.names()).chain(self.sampling.names()).collect()
     }
 }
 
@@ -166,6 +170,7 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
             with_cache: args.save_cache || config.save_cache,
             ..Saving::default()
         },
+        given,
         interrupt,
         input: Input::new(terminal, out.colours, history)?,
         out,
@@ -174,7 +179,7 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
     };
     let resumes = resumed.is_some();
     if let Some((name, opened)) = resumed {
-        chat.take_up(name, opened, given)?;
+        chat.take_up(name, opened)?;
     }
     chat.greet()?;
     if resumes && chat.terminal && !chat.ui.quiet {

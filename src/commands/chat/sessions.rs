@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
-use lapwing::branches::Branches;
 use lapwing::conversation::Role;
 use lapwing::saved::{Opened, Saved, SavedAdapter, SavedCache, SavedModel, fingerprint, hex, write};
 use lapwing::text::{check_name, nearest, safe};
@@ -16,7 +15,7 @@ use lapwing_models::{Class, Error, Result};
 use super::settings::Setting;
 use super::slash::{Complete, Next, Slash};
 use super::turns::first_words;
-use super::{Chat, count, settings};
+use super::{Chat, LORA, SYSTEM, count, settings};
 use crate::commands::find::session_folder;
 use crate::commands::ui::size;
 
@@ -103,17 +102,6 @@ impl Writing {
             other => other,
         }
     }
-}
-
-/// What the command line said, which a session that is taken up does not change.
-#[derive(Debug, Default)]
-pub struct Given {
-    /// Names of settings.
-    pub settings: Vec<&'static str>,
-    /// Whether it named adapters.
-    pub stack: bool,
-    /// Instructions to the model.
-    pub system: Option<String>,
 }
 
 /// Ending of the files' names.
@@ -272,12 +260,12 @@ impl Chat {
         Ok(writing.finish()?)
     }
 
-    /// Takes up what was saved, except for what is `given`. What of it cannot be had is said; the conversation always
-    /// can.
+    /// Takes up what was saved, except for what the command line gave. What of it cannot be had is said; the conversation
+    /// always can.
     ///
     /// # Errors
     /// When the file's tokens or cache are not what they should be.
-    pub fn take_up(&mut self, name: String, opened: Opened, given: Given) -> anyhow::Result<()> {
+    pub fn take_up(&mut self, name: String, opened: Opened) -> anyhow::Result<()> {
         let saved = opened.saved.clone();
         let model = self.session.engine().model();
         let same_model = saved.model.fingerprint == fingerprint(model.gguf());
@@ -298,18 +286,17 @@ impl Chat {
                 safe(&made_by)
             ));
         }
-        if !given.stack {
+        if !self.given.contains(&LORA) {
             match self.stack_of(&saved.stack, saved.stack_on) {
                 Ok(stack) => self.session.set_stack(stack),
                 Err(error) => problems.push(format!("its adapters are not applied: {error}")),
             }
         }
         // What was said until now is left: its length does not matter to the new context.
-        self.branches = Branches::default();
+        let before = std::mem::take(&mut self.branches);
         self.unsent = None;
-        for (name, value) in
-            saved.settings.iter().filter(|(name, _)| !given.settings.contains(&name.as_str()))
-        {
+        let given = self.given.clone();
+        for (name, value) in saved.settings.iter().filter(|(name, _)| !given.contains(&name.as_str())) {
             if let Err(error) = settings::set_one(self, name, value) {
                 problems.push(format!("a setting is left as it is: {error}"));
             }
@@ -318,8 +305,9 @@ impl Chat {
             problems.push(format!("it is read anew: {error}"));
         }
         self.branches = branches;
-        if let Some(system) = given.system {
-            self.branches.conversation_mut().set_system(Some(system));
+        if given.contains(&SYSTEM) {
+            let system = before.conversation().system().map(str::to_owned);
+            self.branches.conversation_mut().set_system(system);
         }
         self.attached = saved.attached;
         self.saving.name = Some(name);
@@ -407,7 +395,7 @@ fn load(chat: &mut Chat, name: &str) -> anyhow::Result<Next> {
     {
         return Ok(Next::Prompt);
     }
-    chat.take_up(name, opened, Given::default())?;
+    chat.take_up(name, opened)?;
     let text = chat.taken_up();
     chat.out.note(&text)?;
     Ok(Next::Prompt)
