@@ -45,6 +45,9 @@ pub struct Saved {
     pub stack: Vec<SavedAdapter>,
     /// Whether they are applied.
     pub stack_on: bool,
+    /// The chat template, if it is not the model's own as it is. (Older sessions of this format do not say.)
+    #[serde(default)]
+    pub template: SavedTemplate,
     /// All branches.
     #[serde(with = "branches")]
     pub branches: Branches,
@@ -62,6 +65,17 @@ pub struct SavedModel {
     pub path: PathBuf,
     /// What it was: see [`fingerprint`].
     pub fingerprint: String,
+}
+
+/// A choice of chat template.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedTemplate {
+    /// Where it was read from, and its text, so that no change of the file changes a conversation; `None` is the
+    /// model's own.
+    pub file: Option<(PathBuf, String)>,
+    /// What its variables are set to.
+    pub variables: serde_json::Map<String, serde_json::Value>,
 }
 
 /// An adapter of the stack.
@@ -408,6 +422,10 @@ mod tests {
                 scale: 0.1,
             }],
             stack_on: true,
+            template: SavedTemplate {
+                file: Some(("/t/a.jinja".into(), "{{ messages }}".to_owned())),
+                variables: serde_json::Map::from_iter([("thinks".to_owned(), false.into())]),
+            },
             branches,
             attached: "notes".to_owned(),
             cache: Some(SavedCache {

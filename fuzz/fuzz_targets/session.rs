@@ -36,6 +36,7 @@ impl File {
                 let header = serde_json::json!({
                     "model": {"path": "m", "fingerprint": "f"},
                     "settings": [["temp", "1"], ["ctx-size", "64"]], "stack": [], "stack_on": true,
+                    "template": {"file": ["t", "{{ messages }}"], "variables": {"thinks": true}},
                     "branches": {
                         "current": "main",
                         "all": [{"name": "main", "turns": turns, "left_out": 0, "summary": null}],

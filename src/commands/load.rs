@@ -1,12 +1,13 @@
 //! From options to a loaded engine, its sampler settings and its chat template.
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lapwing::constraint::Grammar;
 use lapwing::cost::{Memory, default_context};
 use lapwing::engine::{Engine, EngineOptions, parse_isa};
 use lapwing::sampler::Settings;
+use lapwing::saved::SavedTemplate;
 use lapwing::session::{Session, SessionOptions};
 use lapwing_kernels::TensorType;
 use lapwing_kernels::team::Team;
@@ -181,16 +182,34 @@ fn text(file: &Path, doing: &str) -> Result<String> {
     Ok(text)
 }
 
-/// The chat template asked for, else the model's own, or one that works in its place; that is said.
-pub fn template(engine: &Engine, options: &TemplateOptions, ui: &Ui) -> Result<ChatTemplate> {
+/// The text of a file with a chat template.
+pub fn template_text(file: &Path) -> Result<String> {
+    text(file, "read the chat template")
+}
+
+impl TemplateOptions {
+    /// What is asked for, its file read.
+    pub fn chosen(self) -> Result<SavedTemplate> {
+        let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+        let read = |path: PathBuf| template_text(&path).map(|text| (whole(&path), text));
+        Ok(SavedTemplate {
+            file: self.chat_template_file.map(read).transpose()?,
+            variables: self.chat_template_kwargs.unwrap_or_default(),
+        })
+    }
+}
+
+/// The chat template that is chosen, or one that works in place of the model's own; that is said.
+pub fn template(engine: &Engine, chosen: &SavedTemplate, ui: &Ui) -> Result<ChatTemplate> {
     let model = engine.model();
-    let mut template = match &options.chat_template_file {
+    let mut template = match &chosen.file {
         // Who names a template wants that one or none.
-        Some(file) => ChatTemplate::new(&text(file, "read the chat template")?, model.tokenizer())
-            .map_err(|error| error.in_file(file))?,
+        Some((file, text)) => {
+            ChatTemplate::new(text, model.tokenizer()).map_err(|error| error.in_file(file))?
+        }
         None => ChatTemplate::for_model(model.chat_template_source()?, model.tokenizer())?,
     };
-    for (name, value) in options.chat_template_kwargs.iter().flatten() {
+    for (name, value) in &chosen.variables {
         template.set_variable(name, value.clone());
     }
     if let Some(why) = template.fallback()

@@ -181,6 +181,21 @@ pub struct TemplateOptions {
     pub chat_template_kwargs: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
+impl TemplateOptions {
+    /// Names of what is set here.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        let given = [
+            (TEMPLATE_FILE, self.chat_template_file.is_some()),
+            (TEMPLATE_KWARGS, self.chat_template_kwargs.is_some()),
+        ];
+        given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name)
+    }
+}
+
+/// Names of the options of [`TemplateOptions`].
+pub const TEMPLATE_FILE: &str = "chat-template-file";
+pub const TEMPLATE_KWARGS: &str = "chat-template-kwargs";
+
 fn json_object(text: &str) -> Result<serde_json::Map<String, serde_json::Value>, String> {
     serde_json::from_str(text).map_err(|error| format!("expected a JSON object: {error}"))
 }

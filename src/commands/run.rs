@@ -180,7 +180,7 @@ fn prompt_ids(engine: &Engine, args: &Args, prompt: &str, ui: &Ui) -> anyhow::Re
         ids.extend(tokenizer.encode(prompt, false));
         return Ok(ids);
     }
-    let template: ChatTemplate = load::template(engine, &args.template, ui)?;
+    let template: ChatTemplate = load::template(engine, &args.template.clone().chosen()?, ui)?;
     let mut conversation = Conversation::default();
     conversation.set_system(args.system.clone());
     conversation.say(prompt);

@@ -131,6 +131,66 @@ fn flags_win_over_what_a_session_has_saved() {
     }
 }
 
+/// A chat under a template of the person's own goes on under it, whatever became of its file.
+#[test]
+fn a_template_file_is_part_of_the_session() {
+    let home = Folder::new("template");
+    let source = "{% for m in messages %}<|im_start|>{{ m.role }}{% if mood %} ({{ mood }}){% endif %}\n{{ m.content }}\
+                  <|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    let file = home.file("template.jinja", source.as_bytes());
+    let other = home.file("other.jinja", source.replace("m.role", "m.role * 3").as_bytes());
+    let (file, other) = (file.to_str().expect("UTF-8"), other.to_str().expect("UTF-8"));
+    let mood = r#"{"mood": "calm, and of good cheer"}"#;
+    let talk = "And of Italy?\n/context\n";
+    let options = ["-n", "24", "--chat-template-file", file, "--chat-template-kwargs", mood];
+    let lines = format!("What is the capital of France?\n/save one\n{talk}");
+    let Some(ran) = piped(&home, &options, &lines) else { return };
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+    let expected = ran.out.rsplit_once("takes it up.\n").expect("it is saved").1;
+    assert!(expected.contains("Italy") && expected.contains("tokens used"), "{expected}");
+
+    let go_on = |args: &[&str], before: &str, word: &str| {
+        let ran = piped(&home, args, &format!("{before}{talk}/show\n")).expect("the model is here");
+        assert_eq!(ran.code, Some(0));
+        assert!(if word.is_empty() { ran.err.is_empty() } else { ran.err.contains(word) }, "{}", ran.err);
+        ran.out
+    };
+    let resumed = ["--resume", "one"];
+    let same = |out: &str| out.contains(expected) && out.contains(&format!("the one in {file}"));
+    for (args, before) in [(&resumed[..], ""), (&[], "/load one\n")] {
+        let out = go_on(args, before, "");
+        assert!(same(&out), "{expected:?}\n{out}");
+    }
+    // Flags win, each over its own.
+    let out = go_on(&[&resumed[..], &["--chat-template-file", other]].concat(), "", "");
+    assert!(!out.contains(expected) && out.contains(&format!("the one in {other}")), "{out}");
+    let out = go_on(&[&resumed[..], &["--chat-template-kwargs", "{}"]].concat(), "", "");
+    assert!(!out.contains(expected) && out.contains(&format!("the one in {file}")), "{out}");
+    // So do those of a session without one.
+    let out = go_on(&[], "/save plain\n/load one\n/load plain\n", "");
+    assert!(!out.contains(expected) && out.contains("the model's own"), "{out}");
+
+    // Under another model it could be anything.
+    let tiny = home.path().join("tiny.gguf");
+    let tiny = tiny.to_str().expect("UTF-8");
+    assert_eq!(lapwing(&["synth", "tiny-llama:q8_0", tiny, "-q"]).code, Some(0));
+    let args = [&["chat", tiny], &resumed[..]].concat();
+    let ran = run(command(&args).env("XDG_DATA_HOME", home.path()), b"/show\n");
+    assert!(ran.code == Some(0) && !ran.out.contains(file), "{}", ran.out);
+    for word in ["held with another model", "template.jinja was for that model: it is not used"] {
+        assert!(ran.err.contains(word), "{}", ran.err);
+    }
+
+    std::fs::write(file, "{{ raise_exception('never used') }}").expect("it can be written");
+    assert!(same(&go_on(&resumed, "", "template.jinja has changed since: the one that was saved is used")));
+    std::fs::remove_file(file).expect("it is there");
+    assert!(same(&go_on(
+        &resumed,
+        "",
+        "template.jinja cannot be read any more: the one that was saved is used"
+    )));
+}
+
 /// The conversation is safe after each answer, and soon its cache, without anybody leaving.
 #[test]
 fn the_cache_is_saved_after_each_answer_if_wished() {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use lapwing::branches::Branches;
 use lapwing::context::WhenFull;
 use lapwing::sampler::{Chain, Settings};
+use lapwing::saved::SavedTemplate;
 use lapwing::session::{Limits, Session};
 use lapwing_models::chat_template::ChatTemplate;
 use lapwing_models::{Class, Error};
@@ -79,12 +80,12 @@ pub struct Chat {
     session: Session,
     branches: Branches,
     template: ChatTemplate,
+    /// What `template` was made of.
+    chosen: SavedTemplate,
     /// What `chain` was made of.
     settings: Settings,
     chain: Chain,
     limits: Limits,
-    /// The file of the template, if it is not the model's own.
-    template_file: Option<PathBuf>,
     /// What `/read` put before the next message.
     attached: String,
     /// The last message, as long as it has no answer.
@@ -116,7 +117,7 @@ impl Args {
             ("kv-type", self.options.kv_type.is_some()),
         ];
         let flags = flags.into_iter().filter(|(_, given)| *given).map(|(name, _)| name);
-        flags.chain(self.answer.names()).chain(self.sampling.names()).collect()
+        flags.chain(self.template.names()).chain(self.answer.names()).chain(self.sampling.names()).collect()
     }
 }
 
@@ -141,7 +142,8 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
     let sampling = args.sampling.or_config(named)?;
     let options = args.options.or_config(named)?;
     let engine = load::engine(&file, &options)?;
-    let template = load::template(&engine, &args.template, ui)?;
+    let chosen = args.template.chosen()?;
+    let template = load::template(&engine, &chosen, ui)?;
     let session = load::session(&engine, &options, ui)?;
     let settings = load::settings(&engine, &sampling, ui)?;
     let chain = Chain::new(&settings, engine.model().tokenizer());
@@ -157,10 +159,10 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
         session,
         branches,
         template,
+        chosen,
         settings,
         chain,
         limits,
-        template_file: args.template.chat_template_file,
         attached: String::new(),
         unsent: None,
         when_full,

@@ -5,7 +5,9 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use lapwing::conversation::Role;
-use lapwing::saved::{Opened, Saved, SavedAdapter, SavedCache, SavedModel, fingerprint, hex, write};
+use lapwing::saved::{
+    Opened, Saved, SavedAdapter, SavedCache, SavedModel, SavedTemplate, fingerprint, hex, write,
+};
 use lapwing::text::{check_name, nearest, safe};
 use lapwing_models::cancel::Cancel;
 use lapwing_models::lora::{Adapter, DEFAULT_FACTORS, Stack};
@@ -17,6 +19,8 @@ use super::slash::{Complete, Next, Slash};
 use super::turns::first_words;
 use super::{Chat, LORA, SYSTEM, count, settings};
 use crate::commands::find::session_folder;
+use crate::commands::load;
+use crate::commands::options::{TEMPLATE_FILE, TEMPLATE_KWARGS};
 use crate::commands::ui::size;
 
 /// The commands of this theme.
@@ -212,6 +216,7 @@ impl Chat {
                 .collect(),
             stack: self.session.stack().entries().iter().map(adapter).collect(),
             stack_on: self.session.stack().is_on(),
+            template: self.chosen.clone(),
             branches: self.branches.clone(),
             attached: self.attached.clone(),
             cache: SavedCache::of(&self.session).filter(|_| with_cache),
@@ -292,6 +297,9 @@ impl Chat {
                 Err(error) => problems.push(format!("its adapters are not applied: {error}")),
             }
         }
+        if let Err(error) = self.take_up_template(saved.template, same_model, &mut problems) {
+            problems.push(format!("its chat template is not used: {error}"));
+        }
         // What was said until now is left: its length does not matter to the new context.
         let before = std::mem::take(&mut self.branches);
         self.unsent = None;
@@ -313,6 +321,37 @@ impl Chat {
         self.saving.name = Some(name);
         self.saving.unsaved = false;
         problems.iter().try_for_each(|problem| self.out.problem(problem))?;
+        Ok(())
+    }
+
+    /// Uses the template of a session, as far as the command line gave none, with a word on what became of its file.
+    fn take_up_template(
+        &mut self,
+        mut saved: SavedTemplate,
+        same_model: bool,
+        problems: &mut Vec<String>,
+    ) -> Result<()> {
+        if self.given.contains(&TEMPLATE_FILE) {
+            saved.file.clone_from(&self.chosen.file);
+        } else if let Some((path, text)) = &saved.file {
+            let became = match load::template_text(path) {
+                _ if !same_model => "was for that model: it is not used",
+                Ok(now) if now == *text => "",
+                Ok(_) => "has changed since: the one that was saved is used",
+                Err(_) => "cannot be read any more: the one that was saved is used",
+            };
+            if !became.is_empty() {
+                problems.push(format!("the chat template {} {became}", safe(&path.to_string_lossy())));
+            }
+            saved.file = saved.file.filter(|_| same_model);
+        }
+        if self.given.contains(&TEMPLATE_KWARGS) {
+            saved.variables.clone_from(&self.chosen.variables);
+        }
+        if saved != self.chosen {
+            self.template = load::template(self.session.engine(), &saved, &self.ui)?;
+            self.chosen = saved;
+        }
         Ok(())
     }
 

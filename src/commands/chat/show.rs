@@ -52,8 +52,8 @@ static SHOWN: &[Line] = &[
         let model = chat.session.engine().model();
         format!("{} ({})", model.gguf().path().display(), model_type(model))
     }),
-    ("template", |chat| match (&chat.template_file, chat.template.fallback()) {
-        (Some(file), _) => format!("the one in {}", file.display()),
+    ("template", |chat| match (&chat.chosen.file, chat.template.fallback()) {
+        (Some((file, _)), _) => format!("the one in {}", file.display()),
         (None, Some(why)) => format!("ChatML: {why}"),
         (None, None) => "the model's own".to_owned(),
     }),
