@@ -267,7 +267,9 @@ fn a_refused_message_and_its_files_are_kept() {
     chat.line(long.trim_end());
     chat.wait("the refusal", |text| {
         text.contains("this message alone is too long for the context")
-            && text.contains("[/edit has the message; /read none lets go of what was read for it]")
+            && text.contains(
+                "[/regen sends it again, /edit changes it; /read none lets go of what was read for it]",
+            )
     });
     chat.wait_prompt();
     chat.ask("/history", "system> ");
@@ -287,6 +289,52 @@ fn a_refused_message_and_its_files_are_kept() {
     let context = chat.text();
     chat.ask("/context", "left");
     assert!(!chat.text()[context.len()..].contains("wait for your next message"), "it is let go");
+    chat.leave();
+}
+
+/// A message that was refused is the last one: `/regen` sends it again, `/edit` changes it, and what it was to replace
+/// stays until it is answered.
+#[test]
+fn a_refused_message_is_the_one_to_answer_and_to_change() {
+    let Some(mut chat) = chat(&["-n", "12", "-c", "160"], (120, 200), &[]) else { return };
+    chat.ask("What is the capital of France?", "Paris");
+    let too_long = "this message alone is too long for the context";
+    let advice = "[/regen sends it again, /edit changes it]";
+    let long = format!("Count {}", "now ".repeat(180));
+    let long = long.trim_end();
+    let n = |chat: &Terminal| chat.text().matches(too_long).count();
+    let refused = |chat: &mut Terminal, line: &str| {
+        let before = n(chat);
+        chat.line(line);
+        chat.wait("the refusal", |text| text.matches(too_long).count() > before);
+        chat.wait_prompt();
+        assert!(chat.text().trim_end_matches("> ").trim_end().ends_with(advice), "{}", chat.text());
+    };
+    refused(&mut chat, long);
+    refused(&mut chat, "/regen");
+    chat.line("/edit");
+    chat.wait("the message", |text| text.matches("> Count now").count() == 2);
+    chat.keys("\u{3}");
+    chat.wait_prompt();
+    chat.ask("/set ctx-size 600", "ctx-size is 600 now.");
+    chat.ask("/regen", "Paris");
+    chat.ask("/history", "Paris");
+    assert_eq!(chat.text().matches("> Count now").count(), 3, "{}", chat.text());
+
+    // In the place of an answered one: that stays, and is replaced when there is an answer.
+    refused(&mut chat, &format!("/edit {}", "soon ".repeat(700).trim_end()));
+    chat.ask("/history", "Paris");
+    assert_eq!(chat.text().matches("> Count now").count(), 4, "{}", chat.text());
+    chat.ask("/edit And of Italy?", "Rome");
+    chat.ask("/history", "> And of Italy?");
+    let text = chat.text();
+    let history = text.rsplit_once("> /history").expect("typed").1;
+    assert!(history.matches("\n> ").count() == 3 && !history.contains("Count now"), "{history}");
+    // One that was taken back cannot be replaced any more.
+    refused(&mut chat, &format!("/edit {}", "soon ".repeat(700).trim_end()));
+    chat.ask("/undo", "Taken back: 1 message, from \"And of Italy?\" on.");
+    chat.ask("/edit And of Spain?", "Madrid");
+    chat.ask("/undo 9", "Taken back: 2 messages, from \"What is the capital");
     chat.leave();
 }
 

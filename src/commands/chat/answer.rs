@@ -34,7 +34,7 @@ impl Chat {
         if self.terminal && self.unsent.is_some() {
             let read =
                 if self.attached.is_empty() { "" } else { "; /read none lets go of what was read for it" };
-            self.out.note(&format!("[/edit has the message{read}]"))?;
+            self.out.note(&format!("[/regen sends it again, /edit changes it{read}]"))?;
         }
         Ok(())
     }

@@ -75,6 +75,14 @@ pub struct Args {
     sampling: SamplerOptions,
 }
 
+/// A message without an answer: it is not in the conversation.
+#[derive(Clone)]
+struct Unsent {
+    text: String,
+    /// Whether it is to stand in the place of the last one that was answered.
+    replaces: bool,
+}
+
 /// A running chat.
 pub struct Chat {
     session: Session,
@@ -89,7 +97,7 @@ pub struct Chat {
     /// What `/read` put before the next message.
     attached: String,
     /// The last message, as long as it has no answer.
-    unsent: Option<String>,
+    unsent: Option<Unsent>,
     when_full: WhenFull,
     /// Whether the person knows that the context is nearly full.
     warned: bool,
@@ -246,9 +254,19 @@ impl Chat {
 
     /// Adds a message to the conversation.
     fn say(&mut self, text: &str) -> Next {
-        self.unsent = Some(text.to_owned());
-        let text = std::mem::take(&mut self.attached) + text;
-        self.branches.conversation_mut().say(text);
+        self.send(Unsent { text: text.to_owned(), replaces: false })
+    }
+
+    /// Adds a message to the conversation, or puts it in the place of the last.
+    fn send(&mut self, message: Unsent) -> Next {
+        let mut text = String::new();
+        if message.replaces {
+            self.branches.conversation_mut().undo();
+        } else {
+            text = std::mem::take(&mut self.attached);
+        }
+        self.branches.conversation_mut().say(text + &message.text);
+        self.unsent = Some(message);
         Next::Answer
     }
 

@@ -5,7 +5,7 @@ use lapwing_models::{Class, Error};
 
 use super::input::Typed;
 use super::slash::{Complete, Next, Slash};
-use super::{Chat, PROMPT, count};
+use super::{Chat, PROMPT, Unsent, count};
 
 /// The commands of this theme.
 pub static COMMANDS: &[Slash] = &[
@@ -90,6 +90,7 @@ fn undo(chat: &mut Chat, n: &str) -> anyhow::Result<Next> {
     let conversation = chat.branches.conversation_mut();
     let taken: Vec<_> = std::iter::from_fn(|| conversation.undo()).take(n).collect();
     let Some(oldest) = taken.last() else { return Err(nothing_said()) };
+    unsent_is_new(chat);
     let text = format!("Taken back: {}, from \"{}\" on.", count(taken.len(), "message"), first_words(oldest));
     chat.out.note(&text)?;
     Ok(Next::Prompt)
@@ -106,6 +107,9 @@ pub fn first_words(text: &str) -> String {
 }
 
 fn regen(chat: &mut Chat, _: &str) -> anyhow::Result<Next> {
+    if let Some(unsent) = chat.unsent.clone() {
+        return Ok(chat.send(unsent));
+    }
     let conversation = chat.branches.conversation_mut();
     let message = conversation.undo().ok_or_else(nothing_said)?;
     conversation.say(message);
@@ -114,9 +118,11 @@ fn regen(chat: &mut Chat, _: &str) -> anyhow::Result<Next> {
 
 fn edit(chat: &mut Chat, text: &str) -> anyhow::Result<Next> {
     let turns = chat.branches.conversation().turns();
-    let said = turns.iter().rfind(|turn| turn.role == Role::User).map(|turn| &turn.text);
-    // A message without an answer is not in the conversation.
-    let last = chat.unsent.as_ref().or(said).ok_or_else(nothing_said)?;
+    let (last, replaces) = match (&chat.unsent, turns.iter().rfind(|turn| turn.role == Role::User)) {
+        (Some(unsent), _) => (&unsent.text, unsent.replaces),
+        (None, Some(said)) => (&said.text, true),
+        (None, None) => return Err(nothing_said()),
+    };
     let text = if text.is_empty() {
         if !chat.terminal {
             return Err(Error::new(Class::Usage, "what should it say?").advice("/edit TEXT").into());
@@ -131,13 +137,14 @@ fn edit(chat: &mut Chat, text: &str) -> anyhow::Result<Next> {
     } else {
         text.to_owned()
     };
-    if chat.unsent.is_some() {
-        return Ok(chat.say(&text));
+    Ok(chat.send(Unsent { text, replaces }))
+}
+
+/// What a message without an answer was to replace is gone: it comes after what there is now.
+fn unsent_is_new(chat: &mut Chat) {
+    if let Some(unsent) = &mut chat.unsent {
+        unsent.replaces = false;
     }
-    let conversation = chat.branches.conversation_mut();
-    conversation.undo();
-    conversation.say(text);
-    Ok(Next::Answer)
 }
 
 fn fork(chat: &mut Chat, name: &str) -> anyhow::Result<Next> {
@@ -153,6 +160,7 @@ fn branches(chat: &Chat) -> Vec<String> {
 
 fn goto(chat: &mut Chat, name: &str) -> anyhow::Result<Next> {
     chat.branches.goto(name)?;
+    unsent_is_new(chat);
     let turns = chat.branches.conversation().turns();
     let said = turns.iter().rfind(|turn| turn.role == Role::User).map(|turn| first_words(&turn.text));
     let said =
