@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
-use lapwing_kernels::acts::Acts;
+use lapwing_kernels::acts::{Acts, Source};
 use lapwing_kernels::isa::Isa;
 use lapwing_kernels::linear::{Matrix, Product, linear};
 use lapwing_kernels::team::Team;
@@ -51,7 +51,6 @@ fn kernels(c: &mut Criterion) {
                     }
                     let w = Matrix::new(ty, rows, cols, &weights).expect("the shape of the weights");
                     team.scope(|| {
-                        acts.set(&team, &x, tokens, cols);
                         b.iter(|| {
                             let product = Product {
                                 w,
@@ -61,7 +60,7 @@ fn kernels(c: &mut Criterion) {
                                 add: false,
                                 low_rank: &[],
                             };
-                            linear(&team, &acts, &x, &mut [product], &[]);
+                            linear(&team, &mut acts, Source::new(&x, cols), &mut [product], &[]);
                         });
                     });
                 });

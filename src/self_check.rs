@@ -1,6 +1,6 @@
 //! Do this machine's kernels compute what they should? Every block format on every instruction set against the oracle.
 use lapwing_kernels::TensorType;
-use lapwing_kernels::acts::Acts;
+use lapwing_kernels::acts::{Acts, Source};
 use lapwing_kernels::format::random_row;
 use lapwing_kernels::isa::Isa;
 use lapwing_kernels::linear::{Matrix, Product, linear};
@@ -66,11 +66,10 @@ fn multiply(
     let mut out = vec![0.0; n * ROWS];
     let mut acts = Acts::new(n, cols);
     team.scope(|| {
-        acts.set(team, x, n, cols);
         linear(
             team,
-            &acts,
-            x,
+            &mut acts,
+            Source::new(x, cols),
             &mut [Product { w, bias: None, out: &mut out, out_stride: ROWS, add: false, low_rank: &[] }],
             &[],
         );

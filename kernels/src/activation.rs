@@ -1,5 +1,5 @@
 //! Gated activations, soft caps and other element-wise steps between products.
-use crate::isa::{Op, Simd};
+use crate::isa::{Isa, Op, Simd};
 use crate::math;
 use crate::team::{SharedMut, Team, Worker};
 
@@ -25,8 +25,13 @@ pub fn gated(team: &Team, act: Activation, gate: &[f32], up: &[f32], out: &mut [
     assert!(gate.len() == out.len() && up.len() == out.len(), "gate, up and output have one length");
     in_parts(team, out, |first, out| {
         let (gate, up) = (&gate[first..][..out.len()], &up[first..][..out.len()]);
-        team.isa().dispatch_floats(Gated { act, gate, up, out });
+        gated_part(team.isa(), act, gate, up, out);
     });
+}
+
+/// The same by the calling thread alone.
+pub(crate) fn gated_part(isa: Isa, act: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    isa.dispatch_floats(Gated { act, gate, up, out });
 }
 
 /// x = cap · tanh(x / cap), within 5 ulp.

@@ -1,7 +1,8 @@
 //! Activations, quantised to 8 bits in blocks of 32.
-use crate::buffer::Buffer;
-use crate::isa::{Op, Simd};
-use crate::team::{SharedMut, Team};
+use crate::buffer::{Buffer, cast_mut, split};
+use crate::isa::{Isa, Op, Simd};
+use crate::norm::{self, rms_norm};
+use crate::team::{Scratch, SharedMut, Team};
 use std::ops::Range;
 
 /// Values that share one scale.
@@ -15,7 +16,7 @@ pub(crate) const ACT_WORDS: usize = 9;
 /// Blocks whose largest value is below this count as zero, since 127 / max would not be finite.
 const TINY: f32 = 1e-30;
 
-/// Rows of activations in the form that quantised products read: i8 quants with one f32 scale
+/// Rows of activations in the form that quantised products of more than one token read: i8 quants with one f32 scale
 /// d = max |x| / 127 per 32 values, and their sums.
 pub struct Acts {
     n: usize,
@@ -24,6 +25,8 @@ pub struct Acts {
     blocks: usize,
     max_tokens: usize,
     max_cols: usize,
+    /// `[n][cols]` normed values, if they were normed.
+    normed: Buffer<f32>,
     /// `[n][32 · blocks]` quants.
     q: Buffer<i8>,
     /// `[n][blocks]` scales.
@@ -32,7 +35,7 @@ pub struct Acts {
     sums: Buffer<i32>,
     /// `[n][3][blocks]` the same sums times the scale.
     scaled: Buffer<f32>,
-    /// Most tokens of a tile, 0 when nothing is packed.
+    /// Most tokens of a tile.
     tile: usize,
     /// The same activations as the tiles of a panel read them, tile after tile, each of T tokens:
     /// `[class 0..4][block of the class][ACT_WORDS][T]`.
@@ -58,6 +61,78 @@ pub(crate) struct Row<'a> {
     pub scaled: &'a [f32],
 }
 
+/// The argument of products.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    /// `[n][cols]`
+    pub x: &'a [f32],
+    /// Values of a row.
+    pub cols: usize,
+    /// What each row is normed with before, if it is: the weight, `[cols]`, and ε of a
+    /// [root-mean-square norm](crate::norm::rms_norm).
+    pub norm: Option<(&'a [f32], f32)>,
+}
+
+impl<'a> Source<'a> {
+    /// Rows of `cols` values as they are.
+    pub fn new(x: &'a [f32], cols: usize) -> Self {
+        Source { x, cols, norm: None }
+    }
+
+    /// Rows of as many values as `weight` has, normed.
+    pub fn normed(x: &'a [f32], weight: &'a [f32], eps: f32) -> Self {
+        Source { x, cols: weight.len(), norm: Some((weight, eps)) }
+    }
+
+    /// Rows.
+    ///
+    /// # Panics
+    /// When `x` is not whole rows.
+    pub(crate) fn tokens(&self) -> usize {
+        assert!(self.cols > 0 && self.x.len().is_multiple_of(self.cols), "whole rows of {}", self.cols);
+        self.x.len() / self.cols
+    }
+
+    /// Norms and quantises a single row into memory of the calling thread: its values, and their quants.
+    pub(crate) fn one<'m>(&self, isa: Isa, memory: &'m mut Scratch) -> (&'m [f32], Row<'m>)
+    where
+        'a: 'm,
+    {
+        let Source { x, cols, norm } = *self;
+        assert_eq!(x.len(), cols, "a single row");
+        let blocks = cols.next_multiple_of(GROUP) / BLOCK;
+        let sizes =
+            [if norm.is_some() { 4 * cols } else { 0 }, blocks * BLOCK, blocks * 4, blocks * 12, blocks * 12];
+        let memory = memory.get(sizes.iter().map(|size| size.next_multiple_of(64)).sum());
+        let [normed, q, d, sums, scaled] = split(memory, sizes);
+        let x = match norm {
+            None => x,
+            Some((weight, eps)) => {
+                let normed = cast_mut(normed);
+                norm::row(isa, x, Some(weight), eps, normed);
+                normed
+            }
+        };
+        let (q, d, sums, scaled) = (cast_mut(q), cast_mut(d), cast_mut(sums), cast_mut(scaled));
+        isa.dispatch(QuantiseRow { x, rows: Rows { blocks, q, d, sums, scaled } });
+        (x, Row { t: 0, q, d, sums, scaled })
+    }
+}
+
+struct QuantiseRow<'a> {
+    x: &'a [f32],
+    rows: Rows<'a>,
+}
+
+impl Op for QuantiseRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<S: Simd>(mut self, simd: S) {
+        self.rows.quantise(simd, 0, self.x);
+    }
+}
+
 impl Acts {
     /// Room for `max_tokens` rows of up to `max_cols` values.
     pub fn new(max_tokens: usize, max_cols: usize) -> Acts {
@@ -68,14 +143,15 @@ impl Acts {
             blocks: 0,
             max_tokens,
             max_cols,
+            normed: Buffer::default(),
             q: Buffer::zeros(max_tokens * blocks * BLOCK),
             d: Buffer::zeros(max_tokens * blocks),
             sums: Buffer::zeros(max_tokens * blocks * 3),
             scaled: Buffer::zeros(max_tokens * blocks * 3),
             tile: 0,
-            packed: Buffer::default(),
-            packed_sums: Buffer::default(),
-            packed_scaled: Buffer::default(),
+            packed: Buffer::zeros(max_tokens * blocks * ACT_WORDS),
+            packed_sums: Buffer::zeros(max_tokens * blocks * 3),
+            packed_scaled: Buffer::zeros(max_tokens * blocks * 3),
         }
     }
 
@@ -89,23 +165,35 @@ impl Acts {
         self.cols
     }
 
-    /// Quantises `x`, which holds `n` rows of `cols` values.
+    /// Norms and quantises `source`.
     ///
     /// # Panics
-    /// When `x` has another length, or the room given to [`Acts::new`] is exceeded.
-    pub fn set(&mut self, team: &Team, x: &[f32], n: usize, cols: usize) {
+    /// When the room given to [`Acts::new`] is exceeded.
+    pub(crate) fn set(&mut self, team: &Team, source: Source) {
+        let (n, cols) = (source.tokens(), source.cols);
         assert!(n <= self.max_tokens && cols <= self.max_cols, "activations exceed their room");
-        assert_eq!(x.len(), n * cols, "activations of {n} rows of {cols}");
+        let Some((weight, eps)) = source.norm else { return self.quantise(team, source.x, n, cols) };
+        let mut normed = std::mem::take(&mut self.normed);
+        normed.grow(n * cols);
+        rms_norm(team, source.x, cols, Some(weight), eps, &mut normed[..n * cols]);
+        self.quantise(team, &normed[..n * cols], n, cols);
+        self.normed = normed;
+    }
+
+    /// The values that were quantised, given the source.
+    pub(crate) fn values<'v>(&'v self, source: Source<'v>) -> &'v [f32] {
+        match source.norm {
+            None => source.x,
+            Some(_) => &self.normed[..source.x.len()],
+        }
+    }
+
+    fn quantise(&mut self, team: &Team, x: &[f32], n: usize, cols: usize) {
         self.n = n;
         self.cols = cols;
         self.blocks = cols.next_multiple_of(GROUP) / BLOCK;
         let blocks = self.blocks;
-        self.tile = if n > MATVEC_TOKENS { team.isa().dispatch(TileTokens) } else { 0 };
-        if self.tile > 0 {
-            self.packed.grow(self.max_tokens * blocks * ACT_WORDS);
-            self.packed_sums.grow(self.max_tokens * blocks * 3);
-            self.packed_scaled.grow(self.max_tokens * blocks * 3);
-        }
+        self.tile = team.isa().dispatch(TileTokens);
         let tile = self.tile;
         let out = Out {
             q: SharedMut::new(&mut self.q),
@@ -117,14 +205,9 @@ impl Acts {
             packed_scaled: SharedMut::new(&mut self.packed_scaled),
         };
         let quantise = |tokens: Range<usize>| {
-            team.isa().dispatch(Quantise { x, cols, blocks, tokens, tile: tile > 0, out: &out });
+            team.isa().dispatch(Quantise { x, cols, blocks, tokens, out: &out });
         };
-        if tile == 0 {
-            // So few rows are quantised sooner than a job starts.
-            quantise(0..n);
-        } else {
-            team.run(|w| w.share(n.div_ceil(tile)).for_each(|i| quantise(tile_tokens(n, tile, i))));
-        }
+        team.run(|w| w.share(n.div_ceil(tile)).for_each(|i| quantise(tile_tokens(n, tile, i))));
     }
 
     /// Blocks of a padded row, a multiple of 4.
@@ -171,6 +254,7 @@ impl Acts {
     }
 
     /// The activations of token `t`.
+    #[cfg(test)]
     pub(crate) fn row(&self, t: usize) -> Row<'_> {
         assert!(t < self.n);
         let b = self.blocks;
@@ -214,13 +298,12 @@ impl Op for TileTokens {
     }
 }
 
-/// Quantises the rows of `tokens`, and packs them as one tile when `tile` is set.
+/// Quantises the rows of `tokens`, and packs them as one tile.
 struct Quantise<'a> {
     x: &'a [f32],
     cols: usize,
     blocks: usize,
     tokens: Range<usize>,
-    tile: bool,
     out: &'a Out<'a>,
 }
 
@@ -253,17 +336,15 @@ impl Op for Quantise<'_> {
         for (t, x) in x[tokens.start * cols..tokens.end * cols].chunks_exact(cols).enumerate() {
             rows.quantise(simd, t, x);
         }
-        if self.tile {
-            // SAFETY: likewise; nothing is packed beyond the tiles.
-            let (words, sums, scaled) = unsafe {
-                (
-                    out.packed.slice(part(ACT_WORDS)),
-                    out.packed_sums.slice(part(3)),
-                    out.packed_scaled.slice(part(3)),
-                )
-            };
-            rows.pack(simd, tokens.len(), words, sums, scaled);
-        }
+        // SAFETY: likewise; nothing is packed beyond the tiles.
+        let (words, sums, scaled) = unsafe {
+            (
+                out.packed.slice(part(ACT_WORDS)),
+                out.packed_sums.slice(part(3)),
+                out.packed_scaled.slice(part(3)),
+            )
+        };
+        rows.pack(simd, tokens.len(), words, sums, scaled);
     }
 }
 
@@ -326,6 +407,10 @@ impl Rows<'_> {
 /// Quantises the first 32 values of `x` (zeros beyond its end) and returns their scale.
 #[inline(always)]
 fn quantise_block<S: Simd>(simd: S, x: &[f32], q: &mut [i8; BLOCK]) -> f32 {
+    if x.is_empty() {
+        *q = [0; BLOCK];
+        return 0.0;
+    }
     let (lo, hi) = match x.first_chunk::<BLOCK>() {
         Some(x) => {
             let (halves, _) = x.as_chunks::<16>();
@@ -360,8 +445,8 @@ mod tests {
             let team = Team::new(2, isa).unwrap();
             let mut acts = Acts::new(4, 512);
             // Leftovers of a larger use must not show in the padding.
-            acts.set(&team, &values(4 * 512), 4, 512);
-            acts.set(&team, &x, n, cols);
+            acts.quantise(&team, &values(4 * 512), 4, 512);
+            acts.quantise(&team, &x, n, cols);
             for t in 0..n {
                 let row = acts.row(t);
                 assert_eq!(row.q.len(), 256);
@@ -387,7 +472,7 @@ mod tests {
     fn tiny_blocks_are_zero() {
         let team = Team::new(1, Isa::best()).unwrap();
         let mut acts = Acts::new(1, 32);
-        acts.set(&team, &[1e-38; 32], 1, 32);
+        acts.quantise(&team, &[1e-38; 32], 1, 32);
         assert_eq!((acts.row(0).d[0], acts.row(0).q[0]), (0.0, 0));
     }
 }

@@ -3,7 +3,7 @@
 //! One token's products read every weight once and do little with it, so they are as fast as memory answers. Rows
 //! that are read four at a time, in pieces, from one matrix and then another, are no stream that the processor
 //! recognises: it fetches half as fast as it could. But the order is known here.
-use crate::isa::Floats;
+use std::ops::Range;
 
 /// Bytes between what is asked for and what is read. Memory that answers after 100 ns and gives a core 40 GB/s needs
 /// 4 KB on their way; what came too early still has to be in the L1 cache (32 or 48 KiB). Measured best of 4 to
@@ -31,12 +31,79 @@ impl Ahead<'_> {
     }
 }
 
+/// What a thread asks memory for while it waits for others, instead of letting memory rest, too.
+#[derive(Default)]
+pub(crate) struct Idle {
+    /// Addresses, only to be prefetched.
+    left: Range<usize>,
+}
+
+impl Idle {
+    /// Most bytes asked for: a quarter of a common L2 cache, which has to hold them until they are used.
+    const MOST: usize = 256 << 10;
+
+    /// Waiting, ask for the first of these bytes.
+    pub fn set(&mut self, bytes: &[u8]) {
+        let start = bytes.as_ptr() as usize;
+        self.left = start..start + bytes.len().min(Self::MOST);
+    }
+
+    /// Asks for a few lines more; false when nothing is left to ask for.
+    #[inline]
+    pub fn ask(&mut self) -> bool {
+        if self.left.is_empty() {
+            return false;
+        }
+        for line in 0..4 {
+            prefetch_l1(std::ptr::without_provenance(self.left.start + 64 * line));
+        }
+        self.left.start += 256;
+        true
+    }
+}
+
 /// Asks for the lines of `len` bytes from `address` on.
 #[inline(always)]
-pub(crate) fn prefetch<S: Floats>(s: S, address: *const u8, len: usize) {
+pub(crate) fn prefetch(address: *const u8, len: usize) {
     let mut at = 0;
     while at < len {
-        s.prefetch_l1(address.wrapping_add(at));
+        prefetch_l1(address.wrapping_add(at));
         at += 64;
     }
+}
+
+/// Asks the memory for the cache line at `address`, into the first-level cache; any address will do.
+#[inline(always)]
+pub(crate) fn prefetch_l1(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: part of every x86-64; a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: part of every aarch64; a prefetch reads nothing.
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = address;
+}
+
+/// The same, into the second-level cache where that can be chosen.
+#[inline(always)]
+pub(crate) fn prefetch_l2(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: part of every x86-64; a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: part of every aarch64; a prefetch reads nothing.
+    unsafe {
+        std::arch::asm!("prfm pldl2keep, [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = address;
 }

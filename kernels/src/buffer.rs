@@ -104,6 +104,15 @@ pub(crate) fn cast_mut<T: Plain>(bytes: &mut [u8]) -> &mut [T] {
     unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len() / size_of::<T>()) }
 }
 
+/// Consecutive parts of `bytes`, each starting at a multiple of 64.
+pub(crate) fn split<const N: usize>(mut bytes: &mut [u8], sizes: [usize; N]) -> [&mut [u8]; N] {
+    sizes.map(|size| {
+        let (part, rest) = std::mem::take(&mut bytes).split_at_mut(size.next_multiple_of(64));
+        bytes = rest;
+        &mut part[..size]
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

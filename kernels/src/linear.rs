@@ -1,5 +1,6 @@
 //! Matrix products of quantised or float weights with activations.
-use crate::acts::{Acts, MATVEC_TOKENS};
+use crate::activation::{self, Activation, gated};
+use crate::acts::{Acts, MATVEC_TOKENS, Row, Source};
 use crate::ahead::Ahead;
 use crate::format::TensorType;
 use crate::isa::Isa;
@@ -7,7 +8,7 @@ use crate::linear_float::float_rows;
 use crate::low_rank::{Apply, LowRank};
 use crate::matvec::matvec;
 use crate::panel::matmul;
-use crate::team::{Scratch, SharedMut, Team, Worker, pause};
+use crate::team::{Place, Scratch, SharedMut, Team, Worker, pause};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -106,12 +107,31 @@ pub struct Product<'a> {
     pub low_rank: &'a [LowRank<'a>],
 }
 
-/// Rows are handed to the threads in units of this many, so that no two threads write one cache line of
+impl Product<'_> {
+    /// # Panics
+    /// When the product does not fit `n` rows of `cols` values.
+    fn check(&self, n: usize, cols: usize) {
+        let rows = self.w.rows;
+        assert_eq!(self.w.cols, cols, "columns of weights and argument");
+        assert!(self.bias.is_none_or(|b| b.len() == rows), "one bias per row");
+        for d in self.low_rank {
+            let fits = d.first_row.is_multiple_of(UNIT) && d.first_row + rows <= d.factors.rows();
+            assert!(fits && d.factors.cols() == cols, "a delta has the shape of its weights");
+            assert!(d.gain.is_none_or(|g| g.len() == d.factors.rows()), "one gain per row");
+        }
+        assert!(self.out_stride >= rows && (n == 0 || self.out.len() >= (n - 1) * self.out_stride + rows));
+    }
+}
+
+/// Rows are claimed by the threads in units of this many, so that no two threads write one cache line of
 /// an aligned output.
 const UNIT: usize = 32;
 
-/// Computes all products of the same activations in one phase of the team: q, k and v together, or gate
-/// and up. `x` are the `[tokens][cols]` values that `acts` was set with; float weights read them.
+/// Units that a thread claims at least when there are many tokens, whose activations it fetches anew for each claim.
+const LEAST_UNITS: u32 = 4;
+
+/// Computes all products of the same argument in one phase of the team: q, k and v together, or gate and up. With
+/// one token each thread norms and quantises it for itself, which takes less time than to wait for another.
 ///
 /// The value of `out[t][r]` depends only on row r, token t and the instruction set: not on the number of
 /// threads, on the other tokens, or on the other products.
@@ -119,86 +139,187 @@ const UNIT: usize = 32;
 /// `next` are the weights that the next call will read: near its end this one asks memory for the first of them.
 ///
 /// # Panics
-/// When shapes do not fit: every `w.cols()` must be `acts.cols()`, and `out` must hold every token.
-pub fn linear(team: &Team, acts: &Acts, x: &[f32], products: &mut [Product], next: &[Matrix]) {
-    let n = acts.tokens();
-    assert_eq!(x.len(), n * acts.cols(), "x is what acts was set with");
-    for p in &*products {
-        assert_eq!(p.w.cols, acts.cols(), "columns of weights and activations");
-        assert!(p.bias.is_none_or(|b| b.len() == p.w.rows), "one bias per row");
-        for d in p.low_rank {
-            let fits = d.first_row.is_multiple_of(UNIT) && d.first_row + p.w.rows <= d.factors.rows();
-            assert!(fits && d.factors.cols() == p.w.cols, "a delta has the shape of its weights");
-            assert!(d.gain.is_none_or(|g| g.len() == d.factors.rows()), "one gain per row");
-        }
-        assert!(p.out_stride >= p.w.rows && (n == 0 || p.out.len() >= (n - 1) * p.out_stride + p.w.rows));
-    }
+/// When shapes do not fit: every `w.cols()` must be that of the source, `out` must hold every token, and `acts`,
+/// which lends memory, have room for the source.
+pub fn linear(team: &Team, acts: &mut Acts, source: Source, products: &mut [Product], next: &[Matrix]) {
+    let n = source.tokens();
+    products.iter().for_each(|p| p.check(n, source.cols));
     if n == 0 {
         return;
     }
-    let ranks: usize = products.iter().flat_map(|p| p.low_rank).map(|d| d.factors.rank()).sum();
-    let mut t = vec![0.0; n * ranks];
-    let deltas = Deltas::new(products, &mut t, n);
-    let jobs: Vec<Job> = products
-        .iter_mut()
-        .map(|p| Job { w: p.w, low_rank: p.low_rank, out: Out::new(p.out, p.out_stride, p.bias, p.add) })
-        .collect();
-    team.run(|mut worker| {
-        let input = Input { isa: team.isa(), acts, x };
-        deltas.multiply(input, &mut worker);
-        let mut mine = parts(jobs.iter().map(|job| job.w), &worker).peekable();
-        while let Some((i, rows)) = mine.next() {
-            let then = match mine.peek() {
-                Some((i, rows)) => jobs[*i].w.part(rows),
-                None => {
-                    let first = parts(next.iter().copied(), &worker).next();
-                    first.map_or(&[][..], |(i, rows)| next[i].part(&rows))
+    if n > MATVEC_TOKENS {
+        acts.set(team, source);
+    }
+    let acts = &*acts;
+    let mut t = vec![0.0; n * ranks(products)];
+    let deltas = Deltas::new(products, &mut t, n, team.threads());
+    let (mut units, mut count) = (0, 0);
+    let mut jobs = Vec::with_capacity(products.len());
+    for p in products {
+        jobs.push((
+            Job { w: p.w, low_rank: p.low_rank, first_delta: count, first_unit: units },
+            Out::new(p.out, p.out_stride, p.bias, p.add),
+        ));
+        units += p.w.rows.div_ceil(UNIT);
+        count += p.low_rank.len();
+    }
+    team.share(units, if n > MATVEC_TOKENS { LEAST_UNITS } else { 1 }, |worker| {
+        let Worker { scratch, tile, input, idle, place, .. } = worker;
+        let input = Input::new(team.isa(), source, acts, input);
+        deltas.multiply(input, place, scratch);
+        let (own, then) = (place.share(units), first_part(next, place));
+        while let Some(mut claimed) = place.take() {
+            // A claim may reach over several products.
+            while let Some(i) = jobs.iter().rposition(|(job, _)| job.first_unit <= claimed.start) {
+                let (job, out) = &jobs[i];
+                let following = jobs.get(i + 1).map(|(job, _)| job);
+                let end = following.map_or(units, |job| job.first_unit);
+                let here = claimed.start..claimed.end.min(end);
+                if here.is_empty() {
+                    break;
                 }
-            };
-            let ahead = Ahead { here: jobs[i].w.part(&rows), next: then };
-            let first_delta = jobs[..i].iter().map(|job| job.low_rank.len()).sum();
-            jobs[i].run(input, rows, &deltas, first_delta, &mut worker, ahead);
+                // What a thread has left of its own units is most likely what it reads next.
+                let mine = if own.contains(&here.start) { own.end } else { here.end };
+                let ahead = Ahead {
+                    here: job.w.part(&job.rows(&(here.start..mine))),
+                    next: match following {
+                        Some(job) if mine > end => job.w.part(&job.rows(&(end..mine))),
+                        _ => then,
+                    },
+                };
+                job.run(input, job.rows(&here), &deltas, [&mut *scratch, &mut *tile], ahead, out);
+                claimed.start = here.end;
+            }
         }
+        idle.set(then);
     });
 }
 
-/// Which rows of which of the matrices a thread computes when the team shares them all.
-fn parts<'a, M: Iterator<Item = Matrix<'a>> + Clone>(
-    matrices: M,
-    worker: &Worker,
-) -> impl Iterator<Item = (usize, Range<usize>)> + use<'a, M> {
-    let mine = worker.share(matrices.clone().map(|w| w.rows.div_ceil(UNIT)).sum());
-    let mut first = 0;
-    matrices.enumerate().filter_map(move |(i, w)| {
-        let units = w.rows.div_ceil(UNIT);
-        let part = mine.start.max(first)..mine.end.min(first + units);
-        let rows =
-            part.start.saturating_sub(first) * UNIT..(part.end.saturating_sub(first) * UNIT).min(w.rows);
-        first += units;
-        (part.start < part.end).then_some((i, rows))
-    })
+/// `out` = act(gate · x) · (up · x), `[n][rows]`, for two products of as many rows, in one phase of the team with one
+/// token; their own outputs are memory for more, and neither is added to.
+///
+/// # Panics
+/// As [`linear`], and when the two differ in their rows, or `out` in its size.
+pub fn gated_linear(
+    team: &Team,
+    acts: &mut Acts,
+    source: Source,
+    act: Activation,
+    products: &mut [Product; 2],
+    out: &mut [f32],
+    next: &[Matrix],
+) {
+    let (n, rows) = (source.tokens(), products[0].w.rows);
+    assert!(
+        products.iter().all(|p| p.w.rows == rows && p.out_stride == rows && !p.add),
+        "gate and up are alike"
+    );
+    assert_eq!(out.len(), n * rows, "output of a gated product");
+    if n != 1 {
+        linear(team, acts, source, products, next);
+        let [gate, up] = products;
+        return gated(team, act, &gate.out[..n * rows], &up.out[..n * rows], out);
+    }
+    products.iter().for_each(|p| p.check(n, source.cols));
+    let acts = &*acts;
+    let mut t = vec![0.0; ranks(products)];
+    let deltas = Deltas::new(products, &mut t, n, team.threads());
+    let [gate, up] = &*products;
+    let jobs = [(gate, 0), (up, gate.low_rank.len())].map(|(p, first_delta)| Job {
+        w: p.w,
+        low_rank: p.low_rank,
+        first_delta,
+        first_unit: 0,
+    });
+    let biases = [gate.bias, up.bias];
+    let out = SharedMut::new(out);
+    let units = rows.div_ceil(UNIT);
+    team.share(units, 1, |worker| {
+        let Worker { scratch, tile, input, idle, place, .. } = worker;
+        let input = Input::new(team.isa(), source, acts, input);
+        deltas.multiply(input, place, scratch);
+        let (own, then) = (place.share(units), first_part(next, place));
+        while let Some(units) = place.take() {
+            // What a thread has left of its own units is most likely what it reads next.
+            let then = if own.contains(&units.end) {
+                jobs[0].w.part(&jobs[0].rows(&(units.end..own.end)))
+            } else {
+                then
+            };
+            let rows = jobs[0].rows(&units);
+            let stride = rows.len().next_multiple_of(16);
+            let (gates, ups) = tile.get::<f32>(2 * stride).split_at_mut(stride);
+            for (i, values) in [&mut *gates, &mut *ups].into_iter().enumerate() {
+                let part = |i: usize| jobs[i].w.part(&rows);
+                let ahead = Ahead { here: part(i), next: if i == 0 { part(1) } else { then } };
+                jobs[i].tile(input, rows.clone(), &deltas, scratch, ahead, values, stride);
+                if let Some(bias) = biases[i] {
+                    values.iter_mut().zip(&bias[rows.clone()]).for_each(|(y, b)| *y += b);
+                }
+            }
+            // SAFETY: each unit is claimed by one thread.
+            let out = unsafe { out.slice(rows.clone()) };
+            activation::gated_part(team.isa(), act, &gates[..rows.len()], &ups[..rows.len()], out);
+        }
+        idle.set(then);
+    });
 }
 
-/// What all products of a call share.
+/// Sum of the ranks of all deltas.
+fn ranks(products: &[Product]) -> usize {
+    products.iter().flat_map(|p| p.low_rank).map(|d| d.factors.rank()).sum()
+}
+
+/// What a thread reads first when the team shares all rows of `matrices`.
+fn first_part<'a>(matrices: &[Matrix<'a>], place: Place) -> &'a [u8] {
+    let units = |w: &Matrix| w.rows.div_ceil(UNIT);
+    let mut mine = place.share(matrices.iter().map(units).sum());
+    for w in matrices {
+        let units = units(w);
+        if mine.start < units {
+            return w.part(&(mine.start * UNIT..(mine.end * UNIT).min(w.rows)));
+        }
+        mine = mine.start - units..mine.end - units;
+    }
+    &[]
+}
+
+/// The argument of all products of a call.
 #[derive(Clone, Copy)]
 struct Input<'a> {
     isa: Isa,
-    acts: &'a Acts,
+    n: usize,
+    /// `[n][cols]`
     x: &'a [f32],
+    quantised: Quants<'a>,
 }
 
-impl Input<'_> {
+#[derive(Clone, Copy)]
+enum Quants<'a> {
+    One(Row<'a>),
+    Many(&'a Acts),
+}
+
+impl<'a> Input<'a> {
+    /// The argument as the calling thread reads it: what all prepared together, or, of one token, in its own `memory`.
+    fn new(isa: Isa, source: Source<'a>, acts: &'a Acts, memory: &'a mut Scratch) -> Self {
+        let n = source.tokens();
+        if n > MATVEC_TOKENS {
+            return Input { isa, n, x: acts.values(source), quantised: Quants::Many(acts) };
+        }
+        let (x, row) = source.one(isa, memory);
+        Input { isa, n, x, quantised: Quants::One(row) }
+    }
+
     /// Computes the rows `rows` of `w` for all tokens. With one token, weights are asked for `ahead`.
     fn multiply(self, w: &Matrix, rows: Range<usize>, out: &Out, scratch: &mut Scratch, ahead: Ahead) {
-        let Input { isa, acts, x } = self;
+        let isa = self.isa;
         if !w.ty.is_quantised() {
-            return float_rows(isa, w, rows, x, out, scratch, ahead);
+            return float_rows(isa, w, rows, self.x, out, scratch, ahead);
         }
-        if acts.tokens() > MATVEC_TOKENS {
-            return matmul(isa, w, rows, acts, out, scratch);
-        }
-        for t in 0..acts.tokens() {
-            matvec(isa, w, rows.clone(), acts.row(t), out, scratch, ahead);
+        match self.quantised {
+            Quants::Many(acts) => matmul(isa, w, rows, acts, out, scratch),
+            Quants::One(row) => matvec(isa, w, rows, row, out, scratch, ahead),
         }
     }
 }
@@ -208,12 +329,13 @@ impl Input<'_> {
 struct Deltas<'a> {
     /// A of every delta, in the order of the products, and its t, `[tokens][rank]`.
     jobs: Vec<(Matrix<'a>, Out<'a>)>,
-    /// Threads that have done their part.
+    /// Threads that have done their part, and how many there are.
     done: AtomicUsize,
+    threads: usize,
 }
 
 impl<'a> Deltas<'a> {
-    fn new(products: &[Product<'a>], t: &'a mut [f32], n: usize) -> Self {
+    fn new(products: &[Product<'a>], t: &'a mut [f32], n: usize, threads: usize) -> Self {
         let (mut jobs, mut rest) = (Vec::new(), t);
         for delta in products.iter().flat_map(|p| p.low_rank) {
             let rank = delta.factors.rank();
@@ -225,20 +347,20 @@ impl<'a> Deltas<'a> {
                 Out { first_row: 0, out, stride: rank, bias: None, add: false, factor },
             ));
         }
-        Self { jobs, done: AtomicUsize::new(0) }
+        Self { jobs, done: AtomicUsize::new(0), threads }
     }
 
     /// This thread's part of all t.
-    fn multiply(&self, input: Input<'_>, worker: &mut Worker) {
+    fn multiply(&self, input: Input<'_>, place: Place, scratch: &mut Scratch) {
         if self.jobs.is_empty() {
             return;
         }
         // Told also when this thread panics, or the others would wait for ever.
         let _done = Told(&self.done);
         // Panels start at multiples of `UNIT`; a matrix times one token is cut finer, to share one delta.
-        let unit = if input.acts.tokens() > MATVEC_TOKENS { UNIT } else { 4 };
+        let unit = if input.n > MATVEC_TOKENS { UNIT } else { 4 };
         let units: usize = self.jobs.iter().map(|(a, _)| a.rows.div_ceil(unit)).sum();
-        let mine = worker.share(units);
+        let mine = place.share(units);
         let mut first = 0;
         for (a, out) in &self.jobs {
             let count = a.rows.div_ceil(unit);
@@ -246,16 +368,16 @@ impl<'a> Deltas<'a> {
             if part.start < part.end {
                 let rows = (part.start - first) * unit..((part.end - first) * unit).min(a.rows);
                 let ahead = Ahead { here: &a.data[rows.start * a.row_bytes..], next: &[] };
-                input.multiply(a, rows, out, worker.scratch, ahead);
+                input.multiply(a, rows, out, scratch, ahead);
             }
             first += count;
         }
     }
 
     /// t of delta `i`, `[tokens][rank]`, once every thread has done its part.
-    fn t(&self, i: usize, threads: usize) -> &[f32] {
+    fn t(&self, i: usize) -> &[f32] {
         let mut spins = 0;
-        while self.done.load(Ordering::Acquire) < threads {
+        while self.done.load(Ordering::Acquire) < self.threads {
             pause(&mut spins);
         }
         // SAFETY: all writes came before the counts that were acquired, and none come after.
@@ -278,51 +400,71 @@ const TILE: usize = 1 << 16;
 struct Job<'a> {
     w: Matrix<'a>,
     low_rank: &'a [LowRank<'a>],
-    out: Out<'a>,
+    /// Index of the first of its deltas among all of a call.
+    first_delta: usize,
+    /// Likewise of its units.
+    first_unit: usize,
 }
 
 impl Job<'_> {
-    /// Computes the rows `rows` for all tokens; the deltas of this product are those from `first_delta` on.
+    /// The rows in `units` of a call.
+    fn rows(&self, units: &Range<usize>) -> Range<usize> {
+        let row = |unit: usize| ((unit - self.first_unit) * UNIT).min(self.w.rows);
+        row(units.start)..row(units.end)
+    }
+
+    /// Computes the rows `rows` for all tokens, into their places in `out`.
     fn run(
         &self,
         input: Input<'_>,
         rows: Range<usize>,
         deltas: &Deltas,
-        first_delta: usize,
-        worker: &mut Worker,
+        [scratch, tile]: [&mut Scratch; 2],
         ahead: Ahead,
+        out: &Out,
     ) {
         if self.low_rank.is_empty() {
-            return input.multiply(&self.w, rows, &self.out, worker.scratch, ahead);
+            return input.multiply(&self.w, rows, out, scratch, ahead);
         }
-        let n = input.acts.tokens();
-        let step = (TILE / n / UNIT * UNIT).clamp(UNIT, 8 * UNIT);
-        let mut row = rows.start;
-        while row < rows.end {
-            let count = step.min(rows.end - row);
-            let stride = count.next_multiple_of(16);
-            let tile = worker.tile.get::<f32>(n * stride);
-            let shared = SharedMut::new(tile);
-            let out = Out { first_row: row, out: shared, stride, bias: None, add: false, factor: 1.0 };
+        let step = (TILE / input.n / UNIT * UNIT).clamp(UNIT, 8 * UNIT);
+        for row in rows.clone().step_by(step) {
+            let part = row..rows.end.min(row + step);
+            let stride = part.len().next_multiple_of(16);
+            let tile = tile.get::<f32>(input.n * stride);
             let ahead = Ahead { here: &ahead.here[(row - rows.start) * self.w.row_bytes..], ..ahead };
-            input.multiply(&self.w, row..row + count, &out, worker.scratch, ahead);
-            for (i, &delta) in self.low_rank.iter().enumerate() {
-                let (t, t_stride) = (deltas.t(first_delta + i, worker.count), delta.factors.rank());
-                input.isa.dispatch_floats(Apply {
-                    delta,
-                    t,
-                    t_stride,
-                    row,
-                    rows: count,
-                    tile: &mut *tile,
-                    stride,
-                });
-            }
+            self.tile(input, part.clone(), deltas, scratch, ahead, tile, stride);
             for (t, y) in tile.chunks_exact(stride).enumerate() {
                 // SAFETY: this thread owns the rows it was given.
-                unsafe { self.out.put(t, row, &y[..count]) };
+                unsafe { out.put(t, row, &y[..part.len()]) };
             }
-            row += count;
+        }
+    }
+
+    /// Computes the rows `rows` with their deltas for all tokens, into `tile`, `[n][stride]`, of rows rounded up to 16.
+    #[allow(clippy::too_many_arguments)]
+    fn tile(
+        &self,
+        input: Input<'_>,
+        rows: Range<usize>,
+        deltas: &Deltas,
+        scratch: &mut Scratch,
+        ahead: Ahead,
+        tile: &mut [f32],
+        stride: usize,
+    ) {
+        let out = Out {
+            first_row: rows.start,
+            out: SharedMut::new(tile),
+            stride,
+            bias: None,
+            add: false,
+            factor: 1.0,
+        };
+        input.multiply(&self.w, rows.clone(), &out, scratch, ahead);
+        for (i, &delta) in self.low_rank.iter().enumerate() {
+            let (t, t_stride) = (deltas.t(self.first_delta + i), delta.factors.rank());
+            let (row, rows) = (rows.start, rows.len());
+            input.isa.dispatch_floats(Apply { delta, t, t_stride, row, rows, tile: &mut *tile, stride });
         }
     }
 }

@@ -141,6 +141,7 @@ impl<W: Weight> Rows<'_, W> {
     #[inline(always)]
     fn tokens<S: Simd, const R: usize, const T: usize>(self, s: S) {
         let cols = self.w.cols();
+        self.scratch.laid = None;
         let chains = self.scratch.get::<f32>(BLOCK_ROWS * T * 16).as_chunks_mut::<16>().0;
         for first in self.rows.clone().step_by(BLOCK_ROWS) {
             let rows = first..self.rows.end.min(first + BLOCK_ROWS);
@@ -238,7 +239,7 @@ fn add_products<S: Simd, W: Weight, const R: usize, const T: usize>(
     for i in 0..count {
         if let Some(ahead) = ahead {
             let bytes = R * size_of::<W::Chunk>();
-            prefetch(s, ahead.wrapping_add(i * bytes), bytes);
+            prefetch(ahead.wrapping_add(i * bytes), bytes);
         }
         let x: [S::F; T] = from_fn(|t| s.load(&x_chunks[t][i]));
         for r in 0..R {
@@ -260,7 +261,7 @@ fn add_products<S: Simd, W: Weight, const R: usize, const T: usize>(
 
 #[cfg(test)]
 mod tests {
-    use crate::acts::Acts;
+    use crate::acts::{Acts, Source};
     use crate::format::{TensorType, decode_row, encode_row};
     use crate::isa::Isa;
     use crate::linear::{Matrix, Product, linear};
@@ -271,13 +272,12 @@ mod tests {
 
     fn product(team: &Team, w: Matrix, x: &[f32], n: usize) -> Vec<f32> {
         let mut acts = Acts::new(n, w.cols());
-        acts.set(team, x, n, w.cols());
         let mut out = vec![f32::NAN; n * w.rows()];
         let out_stride = w.rows();
         linear(
             team,
-            &acts,
-            x,
+            &mut acts,
+            Source::new(x, w.cols()),
             &mut [Product { w, bias: None, out: &mut out, out_stride, add: false, low_rank: &[] }],
             &[],
         );

@@ -1,16 +1,17 @@
 //! Low-rank additions to matrix products: y = Wx + Σ sᵢ·Bᵢ·(Aᵢ·x), as LoRA adapters make them.
 //!
-//! A is a matrix of few rows and multiplied like any other. B is kept transposed, one row per rank, so
-//! that its product with t = A·x is a chain of scaled rows: it vectorises over outputs, and the chain
-//! order (rank after rank, adapter after adapter) is the same for any number of tokens and threads.
+//! A is a matrix of few rows and multiplied like any other. B is kept in blocks of 32 rows, each of them transposed:
+//! its product with t = A·x is a chain of scaled vectors that lie one after the other, in the order in which memory
+//! is read. It vectorises over outputs, and the chain order (rank after rank, adapter after adapter) is the same
+//! for any number of tokens and threads.
 use crate::format::{EncodeError, TensorType, encode_row};
 use crate::isa::{Op, Simd};
 use crate::linear::Matrix;
 
 /// Outputs are packed in whole blocks of this many.
 const BLOCK: usize = 32;
-/// Tokens that share one load of a row of B: eight accumulators hide the latency of a fused multiply-add.
-const TOKENS: usize = 8;
+/// Tokens that share one load of B: eight accumulators, two a token, hide the latency of a fused multiply-add.
+const TOKENS: usize = 4;
 
 /// The factors of one delta of rank r on a matrix of `rows` outputs and `cols` inputs, packed.
 #[derive(Clone)]
@@ -21,7 +22,7 @@ pub struct Factors {
     cols: usize,
     /// A: `[rank][cols]`.
     a: Vec<u8>,
-    /// B transposed: [rank][rows rounded up to `BLOCK`].
+    /// B: `[block of rows][rank][BLOCK]`, zeros beyond the last row.
     b: Vec<u8>,
 }
 
@@ -44,20 +45,23 @@ impl Factors {
     ) -> Result<Self, EncodeError> {
         assert_eq!((a.len(), b.len()), (rank * cols, rows * rank), "factors have the shape that is stated");
         let ty = if cols.is_multiple_of(ty.block_len()) { ty } else { TensorType::F16 };
-        let padded = rows.next_multiple_of(BLOCK);
         let encode = |values: &[f32], bytes: &mut Vec<u8>| {
             let at = bytes.len();
             bytes.resize(at + values.len() / ty.block_len() * ty.block_bytes(), 0);
             encode_row(ty, values, &mut bytes[at..])
         };
         let (mut packed_a, mut packed_b) = (Vec::new(), Vec::new());
-        let mut row = vec![0.0; padded];
-        for j in 0..rank {
-            encode(&a[j * cols..(j + 1) * cols], &mut packed_a)?;
-            for (to, from) in row.iter_mut().zip(b.chunks_exact(rank)) {
-                *to = from[j];
+        for row in a.chunks_exact(cols) {
+            encode(row, &mut packed_a)?;
+        }
+        for rows in b.chunks(BLOCK * rank) {
+            for j in 0..rank {
+                let mut column = [0.0; BLOCK];
+                for (to, row) in column.iter_mut().zip(rows.chunks_exact(rank)) {
+                    *to = row[j];
+                }
+                encode(&column, &mut packed_b)?;
             }
-            encode(&row, &mut packed_b)?;
         }
         Ok(Self { ty, rank, rows, cols, a: packed_a, b: packed_b })
     }
@@ -92,10 +96,10 @@ impl Factors {
         Matrix::new(self.ty, self.rank, self.cols, &self.a).expect("packed with this shape")
     }
 
-    /// Row `j` of B transposed.
-    fn b_row(&self, j: usize) -> &[u8] {
-        let bytes = self.b.len() / self.rank;
-        &self.b[j * bytes..(j + 1) * bytes]
+    /// The rows `row..row + BLOCK` of B, `[rank][BLOCK]`.
+    fn b_block(&self, row: usize) -> &[u8] {
+        let bytes = self.b.len() / self.rows.div_ceil(BLOCK);
+        &self.b[row / BLOCK * bytes..][..bytes]
     }
 }
 
@@ -149,93 +153,105 @@ impl Apply<'_> {
     #[inline(always)]
     fn add<S: Simd, P: Packed>(mut self, simd: S) {
         let tokens = self.tile.len() / self.stride;
-        for at in (0..self.rows).step_by(16) {
+        for at in (0..self.rows).step_by(BLOCK) {
             let mut t = 0;
             while t + TOKENS <= tokens {
-                self.lanes::<S, P, TOKENS>(simd, t, at);
+                self.block::<S, P, TOKENS>(simd, t, at);
                 t += TOKENS;
             }
             while t < tokens {
-                self.lanes::<S, P, 1>(simd, t, at);
+                self.block::<S, P, 1>(simd, t, at);
                 t += 1;
             }
         }
     }
 
-    /// Rows `at..at + 16` of the tile, tokens `t..t + N`.
+    /// Rows `at..at + BLOCK` of the tile, tokens `t..t + N`.
     #[inline(always)]
-    fn lanes<S: Simd, P: Packed, const N: usize>(&mut self, simd: S, t: usize, at: usize) {
+    fn block<S: Simd, P: Packed, const N: usize>(&mut self, simd: S, t: usize, at: usize) {
         let LowRank { factors, first_row, gain, .. } = self.delta;
-        let row = first_row + self.row + at;
-        let place = |i: usize| (t + i) * self.stride + at..(t + i) * self.stride + at + 16;
-        let mut acc: [S::F; N] = std::array::from_fn(|i| simd.load_part(&self.tile[place(i)]));
-        for j in 0..factors.rank {
-            let b = P::load(simd, factors.b_row(j), row);
-            for (i, acc) in acc.iter_mut().enumerate() {
-                *acc = simd.fma(b, simd.splat(self.t[(t + i) * self.t_stride + j]), *acc);
+        let (row, stride, end) = (first_row + self.row + at, self.stride, self.rows.next_multiple_of(16));
+        let place = |i: usize, half: usize| {
+            let part = (at + 16 * half).min(end)..(at + 16 * half + 16).min(end);
+            (t + i) * stride + part.start..(t + i) * stride + part.end
+        };
+        let mut acc: [[S::F; 2]; N] =
+            std::array::from_fn(|i| std::array::from_fn(|half| simd.load_part(&self.tile[place(i, half)])));
+        let b = factors.b_block(row);
+        let coefficients: [&[f32]; N] =
+            std::array::from_fn(|i| &self.t[(t + i) * self.t_stride..][..factors.rank]);
+        for (j, b) in b.chunks_exact(b.len() / factors.rank).enumerate() {
+            let (scale, b) = P::load(simd, b);
+            for (acc, t) in acc.iter_mut().zip(coefficients) {
+                let t = simd.splat(scale * t[j]);
+                *acc = [simd.fma(b[0], t, acc[0]), simd.fma(b[1], t, acc[1])];
             }
         }
         if let Some(gain) = gain {
-            let g = simd.load_part(&gain[row.min(gain.len())..(row + 16).min(gain.len())]);
-            acc = acc.map(|y| simd.mul(y, g));
+            for half in 0..2 {
+                let row = row + 16 * half;
+                let g = simd.load_part(&gain[row.min(gain.len())..(row + 16).min(gain.len())]);
+                acc.iter_mut().for_each(|acc| acc[half] = simd.mul(acc[half], g));
+            }
         }
         for (i, acc) in acc.into_iter().enumerate() {
-            simd.store_part(acc, &mut self.tile[place(i)]);
+            for (half, acc) in acc.into_iter().enumerate() {
+                simd.store_part(acc, &mut self.tile[place(i, half)]);
+            }
         }
     }
 }
 
-/// How 16 values of a packed row are read.
+/// How the `BLOCK` values of a rank are read.
 trait Packed {
-    /// Values `at..at + 16` of the row `bytes`; `at` is a multiple of 16.
-    fn load<S: Simd>(simd: S, bytes: &[u8], at: usize) -> S::F;
+    /// A factor on all of them, and the values.
+    fn load<S: Simd>(simd: S, bytes: &[u8]) -> (f32, [S::F; 2]);
 }
 
-/// The first `N` bytes from `at`.
+/// The `N` bytes from `at`.
 #[inline(always)]
 fn array<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
-    bytes[at..].first_chunk().expect("rows are padded to whole blocks")
+    bytes[at..].first_chunk().expect("blocks are whole")
 }
 
 struct F32;
 impl Packed for F32 {
     #[inline(always)]
-    fn load<S: Simd>(simd: S, bytes: &[u8], at: usize) -> S::F {
-        simd.load_le(array(bytes, at * 4))
+    fn load<S: Simd>(simd: S, bytes: &[u8]) -> (f32, [S::F; 2]) {
+        (1.0, [simd.load_le(array(bytes, 0)), simd.load_le(array(bytes, 64))])
     }
 }
 
 struct F16;
 impl Packed for F16 {
     #[inline(always)]
-    fn load<S: Simd>(simd: S, bytes: &[u8], at: usize) -> S::F {
-        simd.load_f16_le(array(bytes, at * 2))
+    fn load<S: Simd>(simd: S, bytes: &[u8]) -> (f32, [S::F; 2]) {
+        (1.0, [simd.load_f16_le(array(bytes, 0)), simd.load_f16_le(array(bytes, 32))])
     }
 }
 
 struct Bf16;
 impl Packed for Bf16 {
     #[inline(always)]
-    fn load<S: Simd>(simd: S, bytes: &[u8], at: usize) -> S::F {
-        simd.load_bf16_le(array(bytes, at * 2))
+    fn load<S: Simd>(simd: S, bytes: &[u8]) -> (f32, [S::F; 2]) {
+        (1.0, [simd.load_bf16_le(array(bytes, 0)), simd.load_bf16_le(array(bytes, 32))])
     }
 }
 
 struct Q8;
 impl Packed for Q8 {
     #[inline(always)]
-    fn load<S: Simd>(simd: S, bytes: &[u8], at: usize) -> S::F {
-        let block: &[u8; 34] = array(bytes, at / BLOCK * 34);
-        let d = half::f16::from_le_bytes([block[0], block[1]]).to_f32();
-        let q: &[u8; 16] = array(block, 2 + at % BLOCK);
-        simd.mul(simd.load(&q.map(|q| f32::from(q as i8))), simd.splat(d))
+    fn load<S: Simd>(simd: S, bytes: &[u8]) -> (f32, [S::F; 2]) {
+        let d = half::f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
+        let q = |at| simd.load_i8(&array::<16>(bytes, at).map(|q| q as i8));
+        (d, [q(2), q(18)])
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::acts::Acts;
+    use crate::acts::{Acts, Source};
     use crate::isa::Isa;
     use crate::linear::{Product, linear};
     use crate::team::Team;
@@ -311,7 +327,6 @@ mod tests {
         let (rows, cols) = (w.rows(), w.cols());
         let n = x.len() / cols;
         let mut acts = Acts::new(n, cols);
-        acts.set(team, x, n, cols);
         let bias = values(rows, 9);
         let delta = |factors, scale, gain| LowRank { factors, first_row: 0, scale, gain };
         let first = [delta(packed[0], 0.5, Some(gain)), delta(packed[1], -2.0, None)];
@@ -319,8 +334,8 @@ mod tests {
         let (mut one, mut two) = (vec![0.25; n * rows], vec![0.0; n * rows]);
         linear(
             team,
-            &acts,
-            x,
+            &mut acts,
+            Source::new(x, cols),
             &mut [
                 Product {
                     w,

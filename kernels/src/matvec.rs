@@ -20,9 +20,9 @@ mod wide32;
 
 use crate::acts::{BLOCK, GROUP, Row};
 use crate::ahead::{Ahead, prefetch};
-use crate::format::{Group, Quantised, as_blocks, with_quantised};
 #[cfg(target_arch = "x86_64")]
-use crate::format::{TensorType, blocks};
+use crate::format::blocks;
+use crate::format::{Group, Quantised, TensorType, as_blocks, with_quantised};
 use crate::isa::{Isa, Op, Simd};
 use crate::linear::{Matrix, Out};
 use crate::panel::unpack_rest;
@@ -59,6 +59,7 @@ pub(crate) fn matvec(
 }
 
 pub(crate) struct Rows<'a, Q> {
+    ty: TensorType,
     /// `[rows][cols / BLOCK_LEN]`
     blocks: &'a [Q],
     row_blocks: usize,
@@ -79,7 +80,7 @@ impl<'a, Q: Quantised> Rows<'a, Q> {
         ahead: Ahead<'a>,
     ) -> Self {
         let row_blocks = w.cols() / Q::BLOCK_LEN;
-        Rows { blocks: as_blocks(w.data()), row_blocks, rows, acts, out, scratch, ahead }
+        Rows { ty: w.ty(), blocks: as_blocks(w.data()), row_blocks, rows, acts, out, scratch, ahead }
     }
 }
 
@@ -88,10 +89,12 @@ impl<Q: Quantised> Op for Rows<'_, Q> {
 
     #[inline(always)]
     fn call<S: Simd>(self, simd: S) {
-        let init = self.scratch.get::<i32>(self.acts.sums.len());
-        let bias = Q::BIAS - simd.offset(Q::MAX);
-        for (init, &sum) in init.iter_mut().zip(self.acts.sums) {
-            *init = -bias * sum;
+        let (init, fresh) = self.scratch.lay_out::<i32>(self.ty, self.acts.sums.len());
+        if fresh {
+            let bias = Q::BIAS - simd.offset(Q::MAX);
+            for (init, &sum) in init.iter_mut().zip(self.acts.sums) {
+                *init = -bias * sum;
+            }
         }
         let acts = Prepared::new(self.acts, init);
         for (i, r) in self.rows.enumerate() {
@@ -133,7 +136,7 @@ fn row<S: Simd, Q: Quantised>(simd: S, blocks: &[Q], acts: &Prepared, ahead: *co
     let units = blocks.chunks_exact(Q::UNIT);
     let rest = units.remainder();
     for (i, unit) in units.enumerate() {
-        prefetch(simd, ahead.wrapping_add(i * size_of_val(unit)), size_of_val(unit));
+        prefetch(ahead.wrapping_add(i * size_of_val(unit)), size_of_val(unit));
         for half in 0..Q::HALVES {
             acc = step::<S, Q>(simd, acc, Q::unpack128(simd, unit, half), acts, g);
             g += 1;

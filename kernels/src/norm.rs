@@ -1,5 +1,5 @@
 //! Root-mean-square norms.
-use crate::isa::{Op, Simd};
+use crate::isa::{Isa, Op, Simd};
 use crate::team::{SharedMut, Team};
 
 /// Rows with fewer values in all than this are cheaper done by the leader than shared: a job costs about a
@@ -33,6 +33,12 @@ pub fn rms_norm(team: &Team, x: &[f32], cols: usize, weight: Option<&[f32]>, eps
         let part = unsafe { out.slice(share.start * cols..share.end * cols) };
         rows(share.start, part);
     });
+}
+
+/// `out` = `x` normed as a single row, by the calling thread.
+pub(crate) fn row(isa: Isa, x: &[f32], weight: Option<&[f32]>, eps: f32, out: &mut [f32]) {
+    check_weight(weight, x.len());
+    isa.dispatch_floats(Rows { x, cols: x.len(), weight, eps, out });
 }
 
 /// Norms in place each head of `x`, `[n][stride]`, whose rows begin with `heads` heads of `dim` values; `weight`

@@ -14,7 +14,7 @@
 //! stack. Lanes are rows, and the chains of the canonical order (see `matvec`) are followed class by class,
 //! so the bits are those of `matvec`.
 use crate::acts::{ACT_WORDS, Acts};
-use crate::buffer::cast_mut;
+use crate::buffer::{cast_mut, split};
 use crate::format::{Group, Quantised, as_blocks, as_blocks_mut, with_quantised};
 use crate::isa::{Isa, Op, Simd, eight, four};
 use crate::linear::{Matrix, Out};
@@ -63,18 +63,18 @@ impl<Q: Quantised> Op for Panels<'_, Q> {
     fn call<S: Simd>(self, simd: S) {
         let Panels { w, acts, out, .. } = self;
         let (n, blocks) = (acts.tokens(), acts.blocks());
-        let panels = STACK.min(self.rows.len().div_ceil(S::ROWS));
         let sizes = [
-            panels * blocks * block_bytes::<S, Q>(),
             n * blocks * Known::<S, Q, 1>::AUX * 4,
-            panels * n * 2 * S::ROWS * 4,
+            STACK * blocks * block_bytes::<S, Q>(),
+            STACK * n * 2 * S::ROWS * 4,
         ];
-        let [stack, aux, sums] =
-            split(self.scratch.get(sizes.iter().map(|s| s.next_multiple_of(64)).sum()), sizes);
+        let size = sizes.iter().map(|s| s.next_multiple_of(64)).sum();
+        let (memory, fresh) = self.scratch.lay_out(w.ty(), size);
+        let [aux, stack, sums] = split(memory, sizes);
         let (aux, sums) = (cast_mut::<i32>(aux), cast_mut::<f32>(sums));
-        if Q::MINS > 0 {
+        if fresh && Q::MINS > 0 {
             acts.packed_scaled(Q::MINS, aux);
-        } else {
+        } else if fresh {
             acts.packed_init(Q::BIAS - simd.offset(Q::MAX), Q::SCALES, aux);
         }
 
@@ -122,15 +122,6 @@ impl<Q: Quantised> Op for Panels<'_, Q> {
 /// Panels of a stack. Four let a tile's activations be fetched from beyond the L2 cache a quarter as often,
 /// and one class of them leaves most of a cache of 1 MiB to what passes by.
 const STACK: usize = 4;
-
-/// Consecutive parts of `bytes`, each starting at a multiple of 64.
-fn split<const N: usize>(mut bytes: &mut [u8], sizes: [usize; N]) -> [&mut [u8]; N] {
-    sizes.map(|size| {
-        let (part, rest) = std::mem::take(&mut bytes).split_at_mut(size.next_multiple_of(64));
-        bytes = rest;
-        &mut part[..size]
-    })
-}
 
 /// The words of one class of a tile in `data`, which holds `per_token` words of each token, tile after tile and
 /// in each tile class after class.

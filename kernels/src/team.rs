@@ -4,7 +4,13 @@
 //! of one rayon pool, wait for jobs by spinning; so a kernel starts on all threads in well under a
 //! microsecond, where waking a parked thread takes tens of them. Two sessions share a team by turns: a
 //! scope holds the team until it ends.
+//!
+//! Threads are not equally fast: cores differ, share caches or serve somebody else for a while. So the work of a
+//! large job is claimed in parts that get smaller, each thread from its own share first, then from what others
+//! have left.
+use crate::ahead::Idle;
 use crate::buffer::{Buffer, Plain, cast_mut};
+use crate::format::TensorType;
 use crate::isa::Isa;
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
@@ -48,19 +54,44 @@ pub enum TeamError {
 pub(crate) struct Worker<'a> {
     /// 0 is the leader.
     pub index: usize,
-    /// Threads of the team.
-    pub count: usize,
     /// Memory of this thread, kept between jobs; contents are left over from earlier ones.
     pub scratch: &'a mut Scratch,
     /// More of the same, for results that still change before they leave this thread.
     pub tile: &'a mut Scratch,
+    /// More of the same, for the argument of a job.
+    pub input: &'a mut Scratch,
+    /// What this thread asks memory for when its part is done.
+    pub idle: &'a mut Idle,
+    /// This thread among the others.
+    pub place: Place<'a>,
+}
+
+/// A thread among the others of a job.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    seats: &'a [Seat],
+    index: usize,
+    least: u32,
+}
+
+impl Place<'_> {
+    /// This thread's contiguous part of `0..units`.
+    pub fn share(&self, units: usize) -> Range<usize> {
+        share(units, self.index, self.seats.len())
+    }
+
+    /// Some more units for this thread to do, of those given to [`Team::share`], until no thread has any left.
+    pub fn take(&self) -> Option<Range<usize>> {
+        let count = self.seats.len();
+        let own = self.seats[self.index].claim(self.least, true);
+        own.or_else(|| (1..count).find_map(|i| self.seats[(self.index + i) % count].claim(self.least, false)))
+    }
 }
 
 impl Worker<'_> {
     /// This thread's contiguous part of `0..units`.
     pub fn share(&self, units: usize) -> Range<usize> {
-        let at = |i: usize| (units as u128 * i as u128 / self.count as u128) as usize;
-        at(self.index)..at(self.index + 1)
+        self.place.share(units)
     }
 }
 
@@ -88,12 +119,57 @@ struct Shared {
 struct Seat {
     asleep: AtomicBool,
     thread: Mutex<Option<Thread>>,
-    scratch: UnsafeCell<[Scratch; 2]>,
+    scratch: UnsafeCell<[Scratch; 3]>,
+    idle: UnsafeCell<Idle>,
+    /// The units of the running job that this thread was given and nobody has claimed: the first, and the one
+    /// behind the last in the upper half.
+    units: Padded<AtomicU64>,
 }
 
-// SAFETY: `scratch` is used only by the thread that runs this seat's index, within a job; jobs do not overlap,
-// since `turn` is held and the leader waits for `done`.
+// SAFETY: `scratch` and `idle` are used only by the thread that runs this seat's index, within a job and while it
+// waits for the next; jobs do not overlap, since `turn` is held and the leader waits for `done`.
 unsafe impl Sync for Seat {}
+
+impl Seat {
+    fn give(&self, units: Range<usize>) {
+        let [start, end] = [units.start, units.end].map(|i| u32::try_from(i).expect("units fit 32 bits"));
+        self.units.0.store(pack(start, end), Ordering::Relaxed);
+    }
+
+    /// A part of the units left, at least `least` if there are so many: from the front for the owner, from the back
+    /// for others. Only the numbers are shared here: what a job writes is published by its end.
+    fn claim(&self, least: u32, front: bool) -> Option<Range<usize>> {
+        let mut now = self.units.0.load(Ordering::Relaxed);
+        loop {
+            let (start, end) = (now as u32, (now >> 32) as u32);
+            let left = end - start;
+            if left == 0 {
+                return None;
+            }
+            // Three quarters of one's own first: few claims, and still enough left for whoever is faster by much.
+            let count = if front { left - left / 4 } else { left.div_ceil(2) }.max(least.min(left));
+            let (claimed, rest) = if front {
+                (start..start + count, pack(start + count, end))
+            } else {
+                (end - count..end, pack(start, end - count))
+            };
+            match self.units.0.compare_exchange_weak(now, rest, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some(claimed.start as usize..claimed.end as usize),
+                Err(other) => now = other,
+            }
+        }
+    }
+}
+
+fn pack(start: u32, end: u32) -> u64 {
+    u64::from(end) << 32 | u64::from(start)
+}
+
+/// The contiguous part that thread `index` of `count` has of `0..units`.
+fn share(units: usize, index: usize, count: usize) -> Range<usize> {
+    let at = |i: usize| (units as u128 * i as u128 / count as u128) as usize;
+    at(index)..at(index + 1)
+}
 
 // SAFETY: `job` is written only by the leader while no follower runs a job, and published by `generation`
 // (release, acquire); the closure behind it is `Sync`.
@@ -139,6 +215,8 @@ impl Team {
                 asleep: AtomicBool::new(false),
                 thread: Mutex::new(None),
                 scratch: UnsafeCell::default(),
+                idle: UnsafeCell::default(),
+                units: Padded(AtomicU64::new(0)),
             })
             .collect();
         let shared = Shared {
@@ -180,16 +258,32 @@ impl Team {
     /// # Panics
     /// With the panic of a thread, after all have ended their part.
     pub(crate) fn run(&self, job: impl Fn(Worker<'_>) + Sync) {
+        self.share(0, 1, job);
+    }
+
+    /// As [`Team::run`], with `units` units of work to [claim](Place::take), each thread first from its
+    /// [share](Worker::share) of them, at least `least` at once while there are so many.
+    ///
+    /// # Panics
+    /// As [`Team::run`], and when there are more than 2³² − 1 units.
+    pub(crate) fn share(&self, units: usize, least: u32, job: impl Fn(Worker<'_>) + Sync) {
         assert!(!IN_JOB.get(), "jobs must not nest");
         let shared = &*self.shared;
         let count = self.threads();
         let part = |index: usize| {
             let _inside = Inside::enter();
+            let seat = &shared.seats[index];
             // SAFETY: only one thread runs index `index` of a job, and jobs do not overlap.
-            let [scratch, tile] = unsafe { &mut *shared.seats[index].scratch.get() };
-            job(Worker { index, count, scratch, tile });
+            let ([scratch, tile, input], idle) = unsafe { (&mut *seat.scratch.get(), &mut *seat.idle.get()) };
+            scratch.laid = None;
+            *idle = Idle::default();
+            let place = Place { seats: &shared.seats, index, least };
+            job(Worker { index, scratch, tile, input, idle, place });
         };
         self.scope(|| {
+            for (index, seat) in shared.seats.iter().enumerate() {
+                seat.give(share(units, index, count));
+            }
             if self.pool.is_none() {
                 return part(0);
             }
@@ -285,8 +379,12 @@ impl Shared {
 
     fn wait_done(&self) {
         let mut spins = 0;
+        // SAFETY: called by the leader alone, outside of its part of a job.
+        let idle = unsafe { &mut *self.seats[0].idle.get() };
         while self.done.0.load(Ordering::Acquire) < self.followers() {
-            pause(&mut spins);
+            if !idle.ask() {
+                pause(&mut spins);
+            }
         }
     }
 
@@ -316,11 +414,15 @@ impl Shared {
     /// Waits for a job newer than `seen`: spins, then yields, then sleeps.
     fn wait_job(&self, seat: &Seat, seen: u64) {
         let news = || self.generation.0.load(Ordering::Acquire) != seen;
+        // SAFETY: called by the thread of this seat, outside of its part of a job.
+        let idle = unsafe { &mut *seat.idle.get() };
         for _ in 0..SPINS {
             if news() {
                 return;
             }
-            std::hint::spin_loop();
+            if !idle.ask() {
+                std::hint::spin_loop();
+            }
         }
         let start = Instant::now();
         while start.elapsed() < YIELD {
@@ -351,14 +453,31 @@ pub(crate) fn pause(spins: &mut u32) {
 
 /// Memory of one thread: it only grows.
 #[derive(Default)]
-pub(crate) struct Scratch(Buffer<u8>);
+pub(crate) struct Scratch {
+    memory: Buffer<u8>,
+    /// The format of weights for which the running job has laid out its argument at the start of this memory.
+    pub laid: Option<TensorType>,
+}
 
 impl Scratch {
     /// The first `len` values, aligned to 64 bytes; their contents are left over from earlier use.
     pub fn get<T: Plain>(&mut self, len: usize) -> &mut [T] {
         let bytes = len * size_of::<T>();
-        self.0.grow(bytes);
-        cast_mut(&mut self.0[..bytes])
+        if self.memory.len() < bytes {
+            self.memory.grow(bytes);
+            self.laid = None;
+        }
+        cast_mut(&mut self.memory[..bytes])
+    }
+}
+
+impl Scratch {
+    /// The first `len` values, for the argument of the running job as the products of weights of type `ty` read it;
+    /// and whether it still has to be laid out there, at `len` always the same for a type.
+    pub fn lay_out<T: Plain>(&mut self, ty: TensorType, len: usize) -> (&mut [T], bool) {
+        self.get::<T>(len);
+        let fresh = self.laid.replace(ty) != Some(ty);
+        (self.get(len), fresh)
     }
 }
 
@@ -456,6 +575,32 @@ mod tests {
                 sum.fetch_add(w.share(units).map(|u| u + 1).sum::<usize>(), Ordering::Relaxed);
             });
             assert_eq!(sum.into_inner(), units * (units + 1) / 2);
+        }
+    }
+
+    #[test]
+    fn each_unit_is_claimed_once_and_a_slow_thread_gets_less() {
+        for (units, least) in [(0, 1), (1, 1), (7, 4), (1000, 1), (1000, 4)] {
+            let team = team(3);
+            let claims: Vec<AtomicUsize> = (0..units).map(|_| AtomicUsize::new(0)).collect();
+            let [by_slow, by_others] = [0; 2].map(AtomicUsize::new);
+            team.share(units, least, |worker| {
+                while let Some(part) = worker.place.take() {
+                    assert!(!part.is_empty());
+                    let by = if worker.index == 1 { &by_slow } else { &by_others };
+                    by.fetch_add(part.len(), Ordering::Relaxed);
+                    // So slow that the others are through with all the rest.
+                    while worker.index == 1 && by_others.load(Ordering::Relaxed) + part.len() < units {
+                        std::thread::yield_now();
+                    }
+                    part.for_each(|unit| {
+                        claims[unit].fetch_add(1, Ordering::Relaxed);
+                    });
+                }
+            });
+            assert!(claims.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{units} units");
+            // Of its third it has three quarters at once, and then nothing is left.
+            assert!(by_slow.into_inner() <= units / 4 + 1, "{units} units");
         }
     }
 

@@ -4,11 +4,11 @@
 //! when all of it is done. The logits of a token depend on the model, the tokens before it, the instruction set and
 //! the type of the cache; never on threads or on how tokens were split into batches, since each kernel sums
 //! in an order of its own.
-use lapwing_kernels::activation::{add, gated as gate_with, scale, soft_cap};
-use lapwing_kernels::acts::Acts;
+use lapwing_kernels::activation::{add, scale, soft_cap};
+use lapwing_kernels::acts::{Acts, Source};
 use lapwing_kernels::attention::{AttnArgs, attention};
 use lapwing_kernels::format::decode_row;
-use lapwing_kernels::linear::{Product, linear};
+use lapwing_kernels::linear::{Product, gated_linear, linear};
 use lapwing_kernels::low_rank::LowRank;
 use lapwing_kernels::norm::{rms_norm, rms_norm_heads};
 use lapwing_kernels::rope::{RopeTable, rope};
@@ -256,16 +256,13 @@ fn forward_batch(
         ws.cancel.check()?;
     }
 
-    let x = &ws.x[from * width..n * width];
-    let h = &mut ws.h[..x.len()];
-    rms_norm(team, x, width, Some(&weights.norm), eps, h);
-    ws.acts.set(team, h, wanted, width);
+    let x = Source::normed(&ws.x[from * width..n * width], &weights.norm, eps);
     let logits = &mut ws.logits[row * spec.vocab..][..wanted * spec.vocab];
     let deltas = ws.stack.of(OUTPUT, 0);
     // What comes after this is the next token.
     let next = weights.layers.first().map(|layer| qkv(layer).map(|w| model.matrix(w)));
     let next = next.as_ref().map_or(&[][..], |next| next);
-    linear(team, &ws.acts, h, &mut [product(model, &weights.output, &deltas, logits, false)], next);
+    linear(team, &mut ws.acts, x, &mut [product(model, &weights.output, &deltas, logits, false)], next);
     if spec.logit_scale != 1.0 {
         scale(logits, spec.logit_scale);
     }
@@ -311,16 +308,14 @@ fn attend(
     let (width, eps, dim, pos0) = (spec.width, spec.norm_eps, spec.head_dim, cache.len());
     let (heads, kv_heads, q_width, kv_width) = (spec.heads, spec.kv_heads, spec.q_width(), spec.kv_width());
 
-    let h = &mut ws.h[..n * width];
-    rms_norm(team, &ws.x[..n * width], width, Some(&layer.attention_norm), eps, h);
-    ws.acts.set(team, h, n, width);
+    let x = Source::normed(&ws.x[..n * width], &layer.attention_norm, eps);
     let (q, k, v) = (&mut ws.q[..n * q_width], &mut ws.k[..n * kv_width], &mut ws.v[..n * kv_width]);
     let stack = &ws.stack;
     let [of_q, of_k, of_v] = qkv(layer).map(|w| stack.of_linear(w));
     linear(
         team,
-        &ws.acts,
-        h,
+        &mut ws.acts,
+        x,
         &mut [
             product(model, &layer.q, &of_q, q, false),
             product(model, &layer.k, &of_k, k, false),
@@ -360,15 +355,16 @@ fn attend(
         blocks: cache.blocks(),
     };
     attention(team, &args, attended);
-    ws.acts.set(team, attended, m, q_width);
+    let attended = Source::new(attended, q_width);
     let x = &mut ws.x[from * width..n * width];
     let of_o = stack.of_linear(&layer.o);
-    let next = [&layer.gate, &layer.up].map(|w| model.matrix(w));
+    // Of a gated product each thread begins with its rows of the gate.
+    let next = [model.matrix(&layer.gate)];
     match &layer.attention_post_norm {
-        None => linear(team, &ws.acts, attended, &mut [product(model, &layer.o, &of_o, x, true)], &next),
+        None => linear(team, &mut ws.acts, attended, &mut [product(model, &layer.o, &of_o, x, true)], &next),
         Some(norm) => {
             let (t, h) = (&mut ws.t[..m * width], &mut ws.h[..m * width]);
-            linear(team, &ws.acts, attended, &mut [product(model, &layer.o, &of_o, t, false)], &next);
+            linear(team, &mut ws.acts, attended, &mut [product(model, &layer.o, &of_o, t, false)], &next);
             rms_norm(team, t, width, Some(norm), eps, h);
             add(x, h);
         }
@@ -389,34 +385,28 @@ fn feed_forward(
     let (m, width, eps) = (rows.len(), spec.width, spec.norm_eps);
     let layers = &model.weights().layers;
     let layer = &layers[i];
-    let next: Vec<_> = match layers.get(i + 1) {
-        Some(layer) => qkv(layer).map(|w| model.matrix(w)).into(),
-        None => vec![model.matrix(&model.weights().output)],
+    let next = match layers.get(i + 1) {
+        Some(layer) => qkv(layer),
+        None => [&model.weights().output; 3],
     };
+    let next = &next.map(|w| model.matrix(w))[..if i + 1 < layers.len() { 3 } else { 1 }];
     let x = &mut ws.x[rows.start * width..rows.end * width];
-    let h = &mut ws.h[..m * width];
-    rms_norm(team, x, width, Some(&layer.ffn_norm), eps, h);
-    ws.acts.set(team, h, m, width);
+    let source = Source::normed(x, &layer.ffn_norm, eps);
     let [of_gate, of_up, of_down] = [&layer.gate, &layer.up, &layer.down].map(|w| ws.stack.of_linear(w));
     let (gate, up, gated) = (&mut ws.gate[..m * ff], &mut ws.up[..m * ff], &mut ws.gated[..m * ff]);
-    linear(
-        team,
-        &ws.acts,
-        h,
-        &mut [
-            product(model, &layer.gate, &of_gate, gate, false),
-            product(model, &layer.up, &of_up, up, false),
-        ],
-        &[model.matrix(&layer.down)],
-    );
+    let mut products =
+        [product(model, &layer.gate, &of_gate, gate, false), product(model, &layer.up, &of_up, up, false)];
+    let down = [model.matrix(&layer.down)];
+    gated_linear(team, &mut ws.acts, source, activation, &mut products, gated, &down);
     ws.cancel.check()?;
-    gate_with(team, activation, gate, up, gated);
-    ws.acts.set(team, gated, m, ff);
+    let gated = Source::new(gated, ff);
     match &layer.ffn_post_norm {
-        None => linear(team, &ws.acts, gated, &mut [product(model, &layer.down, &of_down, x, true)], &next),
+        None => {
+            linear(team, &mut ws.acts, gated, &mut [product(model, &layer.down, &of_down, x, true)], next)
+        }
         Some(norm) => {
-            let t = &mut ws.t[..m * width];
-            linear(team, &ws.acts, gated, &mut [product(model, &layer.down, &of_down, t, false)], &next);
+            let (t, h) = (&mut ws.t[..m * width], &mut ws.h[..m * width]);
+            linear(team, &mut ws.acts, gated, &mut [product(model, &layer.down, &of_down, t, false)], next);
             rms_norm(team, t, width, Some(norm), eps, h);
             add(x, h);
         }

@@ -6,6 +6,7 @@
 //! Registers are arrays of constant size that are indexed by counted loops, without iterators or closures: those
 //! keep the compiler from inlining the instructions or from holding the array in registers.
 #![allow(clippy::needless_range_loop)]
+use crate::ahead::prefetch_l2;
 use crate::isa::Simd;
 use crate::kv::{BLOCK, Cell, Elem, SCALED};
 use crate::math;
@@ -160,7 +161,7 @@ impl<'a, E: Elem> Block<'a, E> {
         }
         for j in positions {
             let at = j * columns + column..j * columns + column + V;
-            prefetch::<S, E, V>(s, &ahead[at.clone()]);
+            prefetch::<E, V>(&ahead[at.clone()]);
             let v = load::<S, E, V>(s, &values[at]);
             for r in 0..R {
                 let weights = match E::SCALES {
@@ -195,7 +196,7 @@ impl<'a, E: Elem> Block<'a, E> {
         for (g, q) in q.chunks(step).enumerate() {
             let mut sums = [[s.splat(0.0); V]; R];
             for ((q, k), ahead) in q.iter().zip(&k[g * step..]).zip(&ahead[g * step..]) {
-                prefetch::<S, E, V>(s, &ahead[first..first + V]);
+                prefetch::<E, V>(&ahead[first..first + V]);
                 let k = load::<S, E, V>(s, &k[first..first + V]);
                 for r in 0..R {
                     let q = s.splat(q[r]);
@@ -232,10 +233,10 @@ fn load<S: Simd, E: Elem, const V: usize>(s: S, x: &[[E; 16]]) -> [S::F; V] {
 
 /// Asks for the cache lines of V vectors.
 #[inline(always)]
-fn prefetch<S: Simd, E: Elem, const V: usize>(s: S, x: &[[E; 16]]) {
+fn prefetch<E: Elem, const V: usize>(x: &[[E; 16]]) {
     let per_line = 64 / size_of::<[E; 16]>();
     for i in (0..V).step_by(per_line) {
-        s.prefetch_l2(&x[i]);
+        prefetch_l2(x[i].as_ptr().cast());
     }
 }
 

@@ -35,42 +35,6 @@ pub trait Floats: Copy {
     /// broadcast value stay free. 6 suits 16 registers of 8 lanes and 32 of 4.
     const ACCUMULATORS: usize = 6;
 
-    /// Asks the memory for the cache line of `x`, into the second-level cache where that can be chosen.
-    #[inline(always)]
-    fn prefetch_l2<T>(self, x: &T) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            // SAFETY: part of every x86-64; a prefetch reads nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(x).cast()) }
-        }
-        #[cfg(target_arch = "aarch64")]
-        // SAFETY: part of every aarch64; a prefetch reads nothing.
-        unsafe {
-            std::arch::asm!("prfm pldl2keep, [{}]", in(reg) x, options(nostack, preserves_flags, readonly));
-        }
-        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-        let _ = x;
-    }
-
-    /// Asks the memory for the cache line at `address`, into the first-level cache; any address will do.
-    #[inline(always)]
-    fn prefetch_l1(self, address: *const u8) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: part of every x86-64; a prefetch reads nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
-        }
-        #[cfg(target_arch = "aarch64")]
-        // SAFETY: part of every aarch64; a prefetch reads nothing.
-        unsafe {
-            std::arch::asm!("prfm pldl1keep, [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
-        }
-        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-        let _ = address;
-    }
-
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F;
     /// Lane i = `x[i]`.

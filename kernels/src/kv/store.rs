@@ -7,8 +7,9 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Fewer values than this are stored faster by the leader alone than shared: about a microsecond's worth.
-const ALONE: usize = 2048;
+/// Fewer values than this are stored faster by the leader alone than shared. Few they are: each key value of a position
+/// has a cache line of its own, which another thread has read.
+const ALONE: usize = 128;
 
 /// Writes the keys and values of positions `pos0 ..` of one layer, `k` and `v` of shape `[n][kv_heads · dim]`, into
 /// the blocks of a cache; `blocks[0]` holds position 0. A block that is shared is copied first.
@@ -80,6 +81,8 @@ impl<E: Elem> Op for Write<'_, E> {
         let Input { shape, pos0, n, k, v, .. } = self.input;
         let (dim, stride, size) = (shape.dim, shape.v_stride(), shape.cell());
         let width = shape.kv_heads * dim;
+        // Rounded keys of the positions of a block, of which only those stored here are written and read.
+        let mut keys = [[[E::ZERO; 16]; 2]; BLOCK];
         for unit in self.units {
             let (block, head) = (unit / shape.kv_heads, unit % shape.kv_heads);
             // SAFETY: each unit, and so each cell, belongs to one thread.
@@ -101,10 +104,9 @@ impl<E: Elem> Op for Write<'_, E> {
                 let load =
                     |x: &[f32]| [s.load_part(&x[..count.min(16)]), s.load_part(&x[count.min(16)..count])];
                 // Rounded rows first: then only small elements are transposed.
-                let mut keys = [[[E::ZERO; 16]; 2]; BLOCK];
-                for (position, keys) in here.clone().zip(&mut keys) {
+                for position in here.clone() {
                     let (at, lane) = (place(position, d), position - start);
-                    let scale = E::encode(s, load(&k[at..at + count]), keys);
+                    let scale = E::encode(s, load(&k[at..at + count]), &mut keys[lane]);
                     let mut values = [[E::ZERO; 16]; 2];
                     let v_scale = E::encode(s, load(&v[at..at + count]), &mut values);
                     let row = &mut rows[lane * stride + d..(lane + 1) * stride];
@@ -116,9 +118,9 @@ impl<E: Elem> Op for Write<'_, E> {
                         v_scales[d / SCALED * BLOCK + lane] = v_scale;
                     }
                 }
-                let positions = here.start - start..here.end - start;
+                let lanes = here.start - start..here.end - start;
                 for (i, column) in panel[d * BLOCK..].chunks_exact_mut(BLOCK).take(count).enumerate() {
-                    for (stored, key) in column[positions.clone()].iter_mut().zip(&keys) {
+                    for (stored, key) in column[lanes.clone()].iter_mut().zip(&keys[lanes.clone()]) {
                         *stored = key[i / 16][i % 16];
                     }
                 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::format::{Quantised, as_blocks, decode_row, random_row, with_quantised};
 use crate::isa::{Isa, Scalar};
+use crate::low_rank::Factors;
 
 /// A small generator (splitmix64).
 fn rng(mut state: u64) -> impl FnMut() -> u64 {
@@ -99,11 +100,10 @@ impl Case {
         let mut out = vec![0.25; n * stride];
         let mut acts = Acts::new(n, self.cols);
         let x = &self.x[tokens.start * self.cols..tokens.end * self.cols];
-        acts.set(team, x, n, self.cols);
         let bias = bias.then_some(&self.bias[..]);
         let product =
             Product { w: self.matrix(), bias, out: &mut out, out_stride: stride, add, low_rank: &[] };
-        linear(team, &acts, x, &mut [product], &[]);
+        linear(team, &mut acts, Source::new(x, self.cols), &mut [product], &[]);
         assert!(out.chunks(stride).all(|row| row[self.rows..] == [0.25; 3]), "writes beyond its rows");
         out.chunks(stride).flat_map(|row| row[..self.rows].to_vec()).collect()
     }
@@ -117,7 +117,7 @@ impl Case {
     fn expected_with_terms(&self) -> Vec<(f32, f32)> {
         let team = Team::new(1, Isa::Scalar).unwrap();
         let mut acts = Acts::new(self.n, self.cols);
-        acts.set(&team, &self.x, self.n, self.cols);
+        acts.set(&team, Source::new(&self.x, self.cols));
         let oracle = oracle_of(self.ty);
         let w = self.matrix();
         (0..self.n)
@@ -218,16 +218,68 @@ fn several_products_in_one_phase_equal_single_ones() {
         for threads in [1, 3] {
             let team = Team::new(threads, isa).unwrap();
             let mut acts = Acts::new(5, 256);
-            acts.set(&team, &a.x, 5, 256);
+            let source = Source::new(&a.x, 256);
             let (mut ya, mut yb) = (vec![0.0; 5 * 70], vec![0.0; 5 * 33]);
             let mut single = (ya.clone(), yb.clone());
             let product =
                 |w, out, out_stride| Product { w, bias: None, out, out_stride, add: false, low_rank: &[] };
-            linear(&team, &acts, &a.x, &mut [product(a.matrix(), &mut single.0, 70)], &[]);
-            linear(&team, &acts, &a.x, &mut [product(b.matrix(), &mut single.1, 33)], &[]);
+            linear(&team, &mut acts, source, &mut [product(a.matrix(), &mut single.0, 70)], &[]);
+            linear(&team, &mut acts, source, &mut [product(b.matrix(), &mut single.1, 33)], &[]);
             let mut both = [product(a.matrix(), &mut ya, 70), product(b.matrix(), &mut yb, 33)];
-            linear(&team, &acts, &a.x, &mut both, &[]);
+            linear(&team, &mut acts, source, &mut both, &[]);
             assert_eq!((ya, yb), single, "{isa}");
+        }
+    }
+}
+
+/// Gate and up as one phase with one token equal the steps one by one with many, adapters and biases included.
+#[test]
+fn gated_products_are_the_same_alone_and_in_a_batch() {
+    let (rows, cols, n) = (200, 288, 5);
+    let (gate, up) = (Case::new(TensorType::Q4_1, rows, cols, n), Case::new(TensorType::Q8_0, rows, cols, n));
+    let factor = |seed: usize, len: usize| -> Vec<f32> {
+        (0..len).map(|i| ((i * 7919 + seed * 13) % 101) as f32 / 500.0 - 0.1).collect()
+    };
+    let rank = 3;
+    let factors =
+        Factors::pack(TensorType::Q8_0, rank, cols, rows, &factor(1, rank * cols), &factor(2, rows * rank))
+            .unwrap();
+    let gain: Vec<f32> = (0..rows).map(|i| 1.0 + i as f32 / 1000.0).collect();
+    let delta = [LowRank { factors: &factors, first_row: 0, scale: 0.7, gain: Some(&gain) }];
+    for isa in Isa::available() {
+        for threads in [1, 3] {
+            let team = Team::new(threads, isa).unwrap();
+            let run = |x: &[f32]| {
+                let n = x.len() / cols;
+                let (mut g, mut u, mut out) =
+                    (vec![0.0; n * rows], vec![0.0; n * rows], vec![f32::NAN; n * rows]);
+                let product = |w, out, low_rank| Product {
+                    w,
+                    bias: Some(&gate.bias),
+                    out,
+                    out_stride: rows,
+                    add: false,
+                    low_rank,
+                };
+                let mut both =
+                    [product(gate.matrix(), &mut g, &delta[..]), product(up.matrix(), &mut u, &[])];
+                let mut acts = Acts::new(n, cols);
+                gated_linear(
+                    &team,
+                    &mut acts,
+                    Source::new(x, cols),
+                    Activation::Silu,
+                    &mut both,
+                    &mut out,
+                    &[],
+                );
+                out
+            };
+            let batch = run(&gate.x);
+            for (x, batch) in gate.x.chunks(cols).zip(batch.chunks(rows)) {
+                assert!(batch.iter().all(|y| y.is_finite()));
+                assert_eq!(run(x), batch, "{isa} {threads}");
+            }
         }
     }
 }

@@ -105,10 +105,11 @@ pub(crate) struct WideRows<'a, Q>(pub Rows<'a, Q>);
 impl<Q: Wide> WideRows<'_, Q> {
     #[inline(always)]
     pub fn call(self, simd: Avx512Vnni) {
-        let Rows { blocks, row_blocks, rows, acts, out, scratch, ahead } = self.0;
+        let Rows { ty, blocks, row_blocks, rows, acts, out, scratch, ahead } = self.0;
         let (groups, steps) = (acts.d.len() / 4, acts.q.len() / Q::STEP);
         let size = acts.q.len() / 64 + groups * (1 + Q::MINS) + steps * Q::SUMS.len();
-        let layout = lay_out::<Q>(acts, scratch.get(size * 64));
+        let (memory, fresh) = scratch.lay_out(ty, size * 64);
+        let layout = lay_out::<Q>(acts, memory, fresh);
         let bytes = row_blocks * Q::BLOCK_BYTES;
         let unit = Q::STEP / Q::BLOCK_LEN;
         let step_bytes = unit * Q::BLOCK_BYTES;
@@ -127,7 +128,7 @@ impl<Q: Wide> WideRows<'_, Q> {
                 let mut acc = _mm512_setzero_ps();
                 for s in 0..steps {
                     let at = s * step_bytes;
-                    prefetch(simd, ahead.wrapping_add(4 * at), 4 * step_bytes);
+                    prefetch(ahead.wrapping_add(4 * at), 4 * step_bytes);
                     acc = Q::step(simd, four!(i => four[i].add(at)), &layout, s, acc);
                 }
                 if rest > 0 {
@@ -183,17 +184,18 @@ fn first_dwords(out: &mut [u8; 64], x: [i32; 4]) {
     }
 }
 
-/// Lays activations out in `memory`.
+/// Fills the parts of a [`Layout`].
 #[inline(always)]
-fn lay_out<Q: Wide>(acts: Row, memory: &mut [u8]) -> Layout {
+fn fill<Q: Wide>(
+    acts: Row,
+    q: &mut [u8],
+    d: &mut [[u8; 64]],
+    scaled: &mut [[u8; 64]],
+    init: &mut [[u8; 64]],
+) {
     let blocks = acts.d.len();
     let groups = blocks / 4;
     let sixteens = Q::ORDER.len();
-    let (q, rest) = memory.split_at_mut(acts.q.len());
-    let (vectors, _) = rest.as_chunks_mut::<64>();
-    let (d, vectors) = vectors.split_at_mut(groups);
-    let (scaled, init) = vectors.split_at_mut(groups * Q::MINS);
-
     let (from, _) = acts.q.as_chunks::<16>();
     let (to, _) = q.as_chunks_mut::<16>();
     for (to, from) in to.chunks_exact_mut(sixteens).zip(from.chunks_exact(sixteens)) {
@@ -227,6 +229,20 @@ fn lay_out<Q: Wide>(acts: Row, memory: &mut [u8]) -> Layout {
                 );
             }
         }
+    }
+}
+
+/// Lays activations out in `memory`, which holds them already unless it is `fresh`.
+#[inline(always)]
+fn lay_out<Q: Wide>(acts: Row, memory: &mut [u8], fresh: bool) -> Layout {
+    let groups = acts.d.len() / 4;
+    let (q, rest) = memory.split_at_mut(acts.q.len());
+    let (vectors, _) = rest.as_chunks_mut::<64>();
+    let (d, vectors) = vectors.split_at_mut(groups);
+    let (scaled, init) = vectors.split_at_mut(groups * Q::MINS);
+
+    if fresh {
+        fill::<Q>(acts, q, d, scaled, init);
     }
     Layout {
         q: q.as_ptr().cast(),

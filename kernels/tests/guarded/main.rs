@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use allocator::{Guarded, guards, report};
 use lapwing_kernels::activation::{Activation, gated, soft_cap};
-use lapwing_kernels::acts::Acts;
+use lapwing_kernels::acts::{Acts, Source};
 use lapwing_kernels::attention::{AttnArgs, attention};
 use lapwing_kernels::isa::Isa;
 use lapwing_kernels::kv::{BLOCK, KvBlock, KvShape, KvType, store};
@@ -51,11 +51,10 @@ fn lengths() -> impl Iterator<Item = usize> {
 fn product(isa: Isa, w: &Matrix, x: &[f32], n: usize) -> Box<[f32]> {
     let team = Team::new(1, isa).unwrap();
     let mut acts = Acts::new(n, w.cols());
-    acts.set(&team, x, n, w.cols());
     let mut out = vec![0.0; n * w.rows()].into_boxed_slice();
     let product =
         Product { w: *w, bias: None, out: &mut out, out_stride: w.rows(), add: false, low_rank: &[] };
-    linear(&team, &acts, x, &mut [product], &[]);
+    linear(&team, &mut acts, Source::new(x, w.cols()), &mut [product], &[]);
     out
 }
 

@@ -1,6 +1,6 @@
 //! DoRA: a learned length for each row of W + s·B·A.
 use lapwing_kernels::TensorType;
-use lapwing_kernels::acts::Acts;
+use lapwing_kernels::acts::{Acts, Source};
 use lapwing_kernels::format::decode_row;
 use lapwing_kernels::linear::{Matrix, Product, linear};
 use lapwing_kernels::team::Team;
@@ -24,7 +24,6 @@ impl Dora {
     pub fn new(team: &Team, w: Matrix<'_>, a: &[f32], b: &[f32], magnitude: Vec<f32>) -> Self {
         let (cols, rank) = (w.cols(), a.len() / w.cols());
         let mut acts = Acts::new(rank, cols);
-        acts.set(team, a, rank, cols);
         let gram: Vec<f64> = (0..rank * rank)
             .map(|i| dot(&a[i / rank * cols..][..cols], &a[i % rank * cols..][..cols]))
             .collect();
@@ -44,7 +43,7 @@ impl Dora {
                 Matrix::new(TensorType::F32, rows, cols, &bytes).expect("as many bytes as were decoded");
             let product =
                 Product { w: part, bias: None, out: &mut wa, out_stride: ROWS, add: false, low_rank: &[] };
-            linear(team, &acts, a, &mut [product], &[]);
+            linear(team, &mut acts, Source::new(a, cols), &mut [product], &[]);
             for r in 0..rows {
                 let w = &values[r * cols..][..cols];
                 let b = &b[(first + r) * rank..][..rank];
