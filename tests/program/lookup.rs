@@ -45,8 +45,8 @@ fn guesses_never_change_an_answer() {
 fn a_full_context_ends_at_the_same_token() {
     let Some(model) = smollm2().and_then(std::path::Path::to_str) else { return };
     let answer = |more: &[&str]| -> Value {
-        let args =
-            ["run", model, "--raw", "-p", "one two three one two three one two", "-c", "64", "-o", "json"];
+        let prompt = "All work and no play makes Jack a dull boy.\n".repeat(3);
+        let args = ["run", model, "--raw", "-p", &prompt, "-c", "96", "-o", "json"];
         let ran = run(&mut command(&[&args[..], &["--ignore-eos", "--temp", "0"], more].concat()), b"");
         serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{error}: {}", ran.err))
     };
