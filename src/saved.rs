@@ -396,13 +396,9 @@ mod tests {
     use lapwing_models::Class;
     use lapwing_models::kv_cache::KvType;
 
-    use super::*;
+    use tempfile::tempdir;
 
-    fn folder(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("lapwing-saved-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        folder
-    }
+    use super::*;
 
     fn example() -> Saved {
         let mut branches = Branches::default();
@@ -465,8 +461,8 @@ mod tests {
 
     #[test]
     fn what_is_saved_is_read_back() {
-        let folder = folder("back");
-        let path = folder.join("a.session");
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("a.session");
         let (saved, full) = (example(), cache());
         write(&path, &saved, Some(&full), &Cancel::default()).unwrap();
         let opened = Opened::open(&path).unwrap();
@@ -492,13 +488,12 @@ mod tests {
         assert_eq!(opened.saved, saved);
         assert_eq!(opened.fill(&mut again, 2).unwrap_err().class, Class::BadFile);
         assert!(again.is_empty());
-        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
     fn damaged_files_are_refused_wherever_the_damage_is() {
-        let folder = folder("damaged");
-        let path = folder.join("a.session");
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("a.session");
         let full = cache();
         write(&path, &example(), Some(&full), &Cancel::default()).unwrap();
         let whole = std::fs::read(&path).unwrap();
@@ -519,14 +514,13 @@ mod tests {
             bytes[at] ^= 1 << (at % 8);
             refused(&bytes, &format!("byte {at}"));
         }
-        std::fs::remove_dir_all(folder).unwrap();
     }
 
     /// Headers with a right checksum and wrong content, as a stranger would write them.
     #[test]
     fn forged_headers_are_refused() {
-        let folder = folder("forged");
-        let path = folder.join("a.session");
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("a.session");
         let good = serde_json::to_value(Saved { cache: None, ..example() }).unwrap();
         let open = |header: &[u8]| {
             let mut file = MAGIC.to_vec();
@@ -565,18 +559,19 @@ mod tests {
             assert_eq!(error.class, Class::BadFile, "{error}");
         }
         assert!(open(b"\xff").is_err());
-        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
     fn what_is_no_session_is_told() {
-        let folder = folder("none");
-        assert_eq!(Opened::open(&folder).err().unwrap().class, Class::BadFile);
-        assert_eq!(Opened::open(&folder.join("missing")).err().unwrap().class, Class::Other);
-        std::fs::write(folder.join("text"), "a letter, longer than the start of any session would be at all")
-            .unwrap();
-        let error = Opened::open(&folder.join("text")).err().unwrap();
+        let folder = tempdir().unwrap();
+        assert_eq!(Opened::open(folder.path()).err().unwrap().class, Class::BadFile);
+        assert_eq!(Opened::open(&folder.path().join("missing")).err().unwrap().class, Class::Other);
+        std::fs::write(
+            folder.path().join("text"),
+            "a letter, longer than the start of any session would be at all",
+        )
+        .unwrap();
+        let error = Opened::open(&folder.path().join("text")).err().unwrap();
         assert!(error.to_string().contains("not a saved session"), "{error}");
-        std::fs::remove_dir_all(folder).unwrap();
     }
 }

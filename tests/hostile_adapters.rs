@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use lapwing_kernels::TensorType;
 use lapwing_models::gguf::{Value as Gguf, Writer};
 use serde_json::{Value, json};
+use tempfile::tempdir;
 
 /// Shape of the base: width, which is also the width of q, and width of k.
 const WIDTH: usize = 256;
@@ -452,8 +453,8 @@ fn refused(name: &str, out: &Output, code: i32) -> (Value, String) {
 
 #[test]
 fn bad_adapters_are_refused_by_name_within_limits() {
-    let folder = std::env::temp_dir().join(format!("lapwing-hostile-adapters-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
+    let folder = tempdir().unwrap();
+    let folder = folder.path();
     let base = folder.join("base.gguf");
     let made = Command::new(env!("CARGO_BIN_EXE_lapwing"))
         .args(["synth", "tiny-llama:q8_0", base.to_str().unwrap(), "-q", "--with", "kv_heads=2"])
@@ -497,5 +498,4 @@ fn bad_adapters_are_refused_by_name_within_limits() {
     assert!(run(&base, &[&two[0]]).status.success());
     let (error, _) = refused("two DoRA adapters", &run(&base, &[&two[0], &two[1]]), 2);
     assert!(error["message"].as_str().unwrap().contains("dora-2"), "{error}");
-    std::fs::remove_dir_all(folder).unwrap();
 }

@@ -10,8 +10,10 @@ mod whole {
     pub mod models;
 }
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
+
+use tempfile::tempdir;
 
 use whole::{adapters, models};
 
@@ -50,27 +52,10 @@ fn refused(name: &str, says: &[String], (code, stderr): (Option<i32>, String)) -
     error.clone()
 }
 
-/// A folder that is removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.0));
-    }
-}
-
 #[test]
 fn models_that_cannot_be_computed_are_refused_within_limits() {
-    let folder = Folder::new("hostile-models");
-    let path = folder.0.join("bad.gguf");
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("bad.gguf");
     let all = models::bad_models();
     for bad in &all {
         bad.parts.write(&path);
@@ -87,11 +72,11 @@ fn models_that_cannot_be_computed_are_refused_within_limits() {
 
 #[test]
 fn adapters_that_do_not_fit_are_refused_within_limits() {
-    let folder = Folder::new("hostile-adapters");
-    let model = folder.0.join("model.gguf");
+    let folder = tempdir().unwrap();
+    let model = folder.path().join("model.gguf");
     models::Parts::new("tiny-llama:f32", &[]).write(&model);
     let with = |adapter: &adapters::Adapter| {
-        let place = folder.0.join("adapter");
+        let place = folder.path().join("adapter");
         drop(std::fs::remove_dir_all(&place));
         std::fs::create_dir(&place).unwrap();
         answer(&model, &["--lora", adapter.write(&place).to_str().unwrap()])
@@ -100,7 +85,7 @@ fn adapters_that_do_not_fit_are_refused_within_limits() {
     for bad in &all {
         let error = refused(&bad.name, &bad.says, with(&bad.adapter));
         let file = error["file"].as_str().unwrap_or_default();
-        assert!(file.starts_with(folder.0.join("adapter").to_str().unwrap()), "{}: {error}", bad.name);
+        assert!(file.starts_with(folder.path().join("adapter").to_str().unwrap()), "{}: {error}", bad.name);
     }
     for (name, adapter) in adapters::odd_adapters() {
         let (code, stderr) = with(&adapter);
@@ -111,9 +96,8 @@ fn adapters_that_do_not_fit_are_refused_within_limits() {
 
 #[test]
 fn the_program_refuses_bad_files_by_name_within_limits() {
-    let folder = std::env::temp_dir().join(format!("lapwing-hostile-files-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let path = folder.join("bad.gguf");
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("bad.gguf");
     let mut n = 0;
     for case in hostile::rejects() {
         // `inspect` lists what cannot be computed instead of refusing it.
@@ -136,5 +120,4 @@ fn the_program_refuses_bad_files_by_name_within_limits() {
         opened += 1;
     }
     assert!(opened >= 24, "{opened}");
-    std::fs::remove_dir_all(folder).unwrap();
 }

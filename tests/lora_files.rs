@@ -1,7 +1,7 @@
 //! Stacks written as one adapter or into the weights, on models and adapters of random numbers.
 #![forbid(unsafe_code)]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -15,27 +15,7 @@ use lapwing_models::gguf::Writer;
 use lapwing_models::lora::{Adapter, Stack, cosine};
 use lapwing_models::model::{Model, OpenOptions};
 use serde_json::Value;
-
-/// A folder that is removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("lapwing-lora-files-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use tempfile::{TempDir, tempdir};
 
 /// Standard output of a run that must succeed.
 fn lapwing(args: &[&str]) -> String {
@@ -74,12 +54,12 @@ fn of_both_ends(path: &Path, model: &Model) -> Adapter {
 }
 
 /// Three adapters with scales.
-fn adapters(folder: &Folder, shape: &str, model: &Model) -> Vec<(Adapter, f32)> {
+fn adapters(folder: &TempDir, shape: &str, model: &Model) -> Vec<(Adapter, f32)> {
     let of_layers = |rank, seed| synthetic::adapter(&format!("{shape}:f32"), rank, seed).unwrap();
     vec![
         (of_layers(3, 1), 0.7),
         (of_layers(5, 2), -0.5),
-        (of_both_ends(&folder.path("ends.gguf"), model), 1.5),
+        (of_both_ends(&folder.path().join("ends.gguf"), model), 1.5),
     ]
 }
 
@@ -104,13 +84,13 @@ fn compare(team: &Team, p: Tuned<'_>, q: Tuned<'_>) -> Divergence {
 #[test]
 fn an_exported_stack_computes_what_the_stack_does() {
     for shape in ["tiny-llama3", "tiny-qwen2", "tiny-gemma3", "tiny-phi3"] {
-        let folder = Folder::new(shape);
+        let folder = tempdir().unwrap();
         let model = synthetic::model(&format!("{shape}:f32"), 1, 1).unwrap();
         let team = team(1, Isa::best()).unwrap();
         let adapters = adapters(&folder, shape, &model);
         let whole = stack(&model, &team, &adapters);
         let combined = model.combine(&adapters).unwrap();
-        let (file, peft) = (folder.path("all.gguf"), folder.path("all"));
+        let (file, peft) = (folder.path().join("all.gguf"), folder.path().join("all"));
         combined.write_gguf(&team, &file, TensorType::F32).unwrap();
         combined.write_peft(&team, &peft, TensorType::F32).unwrap();
         let none = Stack::default();
@@ -135,8 +115,8 @@ fn an_exported_stack_computes_what_the_stack_does() {
 fn a_merged_stack_computes_what_the_stack_does() {
     // One with an output of its own, and two where it is the embedding.
     for shape in ["tiny-llama3", "tiny-qwen2", "tiny-gemma3"] {
-        let folder = Folder::new(&format!("merge-{shape}"));
-        let (base, out) = (folder.path("base.gguf"), folder.path("merged.gguf"));
+        let folder = tempdir().unwrap();
+        let (base, out) = (folder.path().join("base.gguf"), folder.path().join("merged.gguf"));
         let [base, out] = [&base, &out].map(|path| path.to_str().unwrap());
         lapwing(&["synth", &format!("{shape}:f32"), base, "-q"]);
         let model = Model::open(base, &OpenOptions::default()).unwrap();
@@ -144,14 +124,14 @@ fn a_merged_stack_computes_what_the_stack_does() {
         let adapters = adapters(&folder, shape, &model);
         let mut loras = Vec::new();
         for (i, seed) in [1, 2].into_iter().enumerate() {
-            let path = folder.path(&format!("{i}.gguf"));
+            let path = folder.path().join(format!("{i}.gguf"));
             let (rank, seed) = ((3 + 2 * i).to_string(), seed.to_string());
             let args =
                 ["synth", &format!("{shape}:f32"), path.to_str().unwrap(), "--lora", &rank, "--seed", &seed];
             lapwing(&args);
             loras.extend(["--lora".to_owned(), format!("{}={}", path.display(), adapters[i].1)]);
         }
-        loras.extend(["--lora".to_owned(), format!("{}=1.5", folder.path("ends.gguf").display())]);
+        loras.extend(["--lora".to_owned(), format!("{}=1.5", folder.path().join("ends.gguf").display())]);
         let loras: Vec<&str> = loras.iter().map(String::as_str).collect();
         let merge = |ty: &str| {
             json(&[&["lora", "merge", base, out, ty, "--tokens", "48", "-t", "1"][..], &loras].concat())
@@ -174,8 +154,8 @@ fn a_merged_stack_computes_what_the_stack_does() {
 
 #[test]
 fn what_a_stack_does_not_change_is_not_rounded_again() {
-    let folder = Folder::new("same");
-    let [base, lora, out] = ["base.gguf", "lora.gguf", "out.gguf"].map(|name| folder.path(name));
+    let folder = tempdir().unwrap();
+    let [base, lora, out] = ["base.gguf", "lora.gguf", "out.gguf"].map(|name| folder.path().join(name));
     let [base, lora, out] = [&base, &lora, &out].map(|path| path.to_str().unwrap());
     lapwing(&["synth", "tiny-llama:q8_0", base, "-q"]);
     lapwing(&["synth", "tiny-llama:f16", lora, "--lora", "2", "-q"]);
@@ -191,8 +171,8 @@ fn what_a_stack_does_not_change_is_not_rounded_again() {
 
 #[test]
 fn inspect_tells_fit_likeness_and_problems() {
-    let folder = Folder::new("inspect");
-    let names = ["base.gguf", "one.gguf", "two.gguf", "other.gguf"].map(|name| folder.path(name));
+    let folder = tempdir().unwrap();
+    let names = ["base.gguf", "one.gguf", "two.gguf", "other.gguf"].map(|name| folder.path().join(name));
     let [base, one, two, other] = names.each_ref().map(|path| path.to_str().unwrap());
     lapwing(&["synth", "tiny-llama:q4_0", base, "-q"]);
     for (path, shape, seed) in
@@ -200,7 +180,7 @@ fn inspect_tells_fit_likeness_and_problems() {
     {
         lapwing(&["synth", shape, path, "--lora", "4", "--seed", seed, "-q"]);
     }
-    let exported = folder.path("peft");
+    let exported = folder.path().join("peft");
     let exported = exported.to_str().unwrap();
     lapwing(&["lora", "export", base, exported, "--lora", &format!("{one}=-2"), "-q"]);
     let report = json(&["lora", "inspect", one, two, exported, "--model", base, "--tensors"]);

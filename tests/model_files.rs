@@ -1,7 +1,7 @@
 //! The commands that read and write model files, on the real program.
 #![forbid(unsafe_code)]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use lapwing_kernels::TensorType;
@@ -13,35 +13,19 @@ use lapwing_models::lora::Adapter;
 use lapwing_models::model::Model;
 use lapwing_models::synth::Shape;
 use serde_json::Value as Json;
+use tempfile::{TempDir, tempdir};
 
-/// A folder that is removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("lapwing-model-files-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).to_str().unwrap().to_owned()
-    }
-
-    fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> = std::fs::read_dir(&self.0)
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
+/// A path in a folder.
+fn in_folder(folder: &TempDir, name: &str) -> String {
+    folder.path().join(name).to_str().unwrap().to_owned()
 }
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// Names of what is in a folder, in order.
+fn names(folder: &TempDir) -> Vec<String> {
+    let mut names: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 fn lapwing(args: &[&str]) -> Output {
@@ -70,10 +54,10 @@ fn open(path: &str) -> Gguf {
 
 #[test]
 fn synthetic_models_of_every_small_shape_open() {
-    let folder = Folder::new("shapes");
+    let folder = tempdir().unwrap();
     for shape in Shape::names().filter(|n| n.starts_with("tiny-")) {
         for ty in ["f32", "q4_0", "q4_k_m", "iq4_xs", "bf16"] {
-            let path = folder.path("m.gguf");
+            let path = in_folder(&folder, "m.gguf");
             ok(&["synth", &format!("{shape}:{ty}"), &path]);
             let model =
                 Model::open(&path, &OpenOptions::default()).unwrap_or_else(|e| panic!("{shape}: {e}"));
@@ -89,8 +73,8 @@ fn synthetic_models_of_every_small_shape_open() {
 
 #[test]
 fn options_change_the_shape() {
-    let folder = Folder::new("options");
-    let path = folder.path("m.gguf");
+    let folder = tempdir().unwrap();
+    let path = in_folder(&folder, "m.gguf");
     let with =
         "layers=2,kv_heads=1,head_dim=32,rope=yarn:8,original_context=256,bias=qkv,vocab=700,tied=true";
     ok(&["synth", "tiny-llama:q8_0", &path, "--with", with]);
@@ -120,9 +104,9 @@ fn options_change_the_shape() {
 
 #[test]
 fn the_seed_and_nothing_else_decides_the_bytes() {
-    let folder = Folder::new("seed");
+    let folder = tempdir().unwrap();
     let make = |name: &str, extra: &[&str]| {
-        let path = folder.path(name);
+        let path = in_folder(&folder, name);
         ok(&[&["synth", "tiny-qwen2:q5_k", &path], extra].concat());
         std::fs::read(path).unwrap()
     };
@@ -133,12 +117,12 @@ fn the_seed_and_nothing_else_decides_the_bytes() {
 
 #[test]
 fn split_models_hold_what_the_whole_one_does() {
-    let folder = Folder::new("split");
-    let whole = folder.path("m.gguf");
+    let folder = tempdir().unwrap();
+    let whole = in_folder(&folder, "m.gguf");
     ok(&["synth", "tiny-gemma3:q4_k_m", &whole]);
     let whole = open(&whole);
     for (option, value, parts) in [("--split", "3", 3), ("--split-max-size", "1M", 4)] {
-        let out = folder.path("s.gguf");
+        let out = in_folder(&folder, "s.gguf");
         let json: Json =
             serde_json::from_str(&ok(&["synth", "tiny-gemma3:q4_k_m", &out, option, value, "-o", "json"]))
                 .unwrap();
@@ -150,7 +134,7 @@ fn split_models_hold_what_the_whole_one_does() {
             assert!(a.name == b.name && a.ty == b.ty && a.shape == b.shape && a.data == b.data, "{}", a.name);
         }
         // Quantising puts it together again.
-        let joined = folder.path("joined.gguf");
+        let joined = in_folder(&folder, "joined.gguf");
         ok(&["quantize", files[0].as_str().unwrap(), &joined, "q4_k_m"]);
         let joined = open(&joined);
         assert!(joined.get("split.count").is_none());
@@ -161,8 +145,8 @@ fn split_models_hold_what_the_whole_one_does() {
 
 #[test]
 fn f32_is_exact_and_other_types_are_near() {
-    let folder = Folder::new("quantize");
-    let source = folder.path("m.gguf");
+    let folder = tempdir().unwrap();
+    let source = in_folder(&folder, "m.gguf");
     ok(&["synth", "tiny-llama3:q4_k_m", &source]);
     let source_gguf = open(&source);
     let mut exact = Vec::new();
@@ -177,7 +161,7 @@ fn f32_is_exact_and_other_types_are_near() {
         ("q5_1", 9, 0.06),
         ("q4_k_m", 15, 0.12),
     ] {
-        let path = folder.path(&format!("{ty}.gguf"));
+        let path = in_folder(&folder, &format!("{ty}.gguf"));
         ok(&["quantize", &source, &path, ty]);
         let gguf = open(&path);
         assert_eq!(gguf.get_u32("general.file_type").unwrap(), file_type, "{ty}");
@@ -203,10 +187,10 @@ fn f32_is_exact_and_other_types_are_near() {
     }
     assert_eq!(exact.len(), 1 + 4 * 7);
     // There and back again: the values a type can hold survive.
-    let back = folder.path("back.gguf");
-    ok(&["quantize", &folder.path("q8_0.gguf"), &folder.path("wide.gguf"), "f32"]);
-    ok(&["quantize", &folder.path("wide.gguf"), &back, "f32"]);
-    assert!(std::fs::read(folder.path("wide.gguf")).unwrap() == std::fs::read(back).unwrap());
+    let back = in_folder(&folder, "back.gguf");
+    ok(&["quantize", &in_folder(&folder, "q8_0.gguf"), &in_folder(&folder, "wide.gguf"), "f32"]);
+    ok(&["quantize", &in_folder(&folder, "wide.gguf"), &back, "f32"]);
+    assert!(std::fs::read(in_folder(&folder, "wide.gguf")).unwrap() == std::fs::read(back).unwrap());
 }
 
 fn values(t: &lapwing_models::gguf::Tensor<'_>) -> Vec<f32> {
@@ -219,27 +203,27 @@ fn values(t: &lapwing_models::gguf::Tensor<'_>) -> Vec<f32> {
 
 #[test]
 fn quantize_onto_its_own_source_and_onto_bad_places() {
-    let folder = Folder::new("own");
-    let path = folder.path("m.gguf");
+    let folder = tempdir().unwrap();
+    let path = in_folder(&folder, "m.gguf");
     ok(&["synth", "tiny-llama:f32", &path]);
     ok(&["quantize", &path, &path, "q8_0"]);
     assert_eq!(open(&path).get("general.file_type"), Some(&Value::U32(7)));
-    assert_eq!(folder.names(), ["m.gguf"]);
-    let (code, line) = fails(&["quantize", &path, &folder.path("o.gguf"), "q2_k"]);
+    assert_eq!(names(&folder), ["m.gguf"]);
+    let (code, line) = fails(&["quantize", &path, &in_folder(&folder, "o.gguf"), "q2_k"]);
     assert!(code == 2 && line.contains("q4_0"), "{line}");
-    let (code, line) = fails(&["quantize", &path, folder.0.to_str().unwrap(), "f32"]);
+    let (code, line) = fails(&["quantize", &path, folder.path().to_str().unwrap(), "f32"]);
     assert!(code == 2 && line.contains("folder"), "{line}");
-    let (code, line) = fails(&["quantize", &path, &folder.path("no/such/o.gguf"), "f32"]);
+    let (code, line) = fails(&["quantize", &path, &in_folder(&folder, "no/such/o.gguf"), "f32"]);
     assert!(code == 1 && line.contains("o.gguf"), "{line}");
-    let (code, line) = fails(&["quantize", &folder.path("absent.gguf"), &path, "f32"]);
+    let (code, line) = fails(&["quantize", &in_folder(&folder, "absent.gguf"), &path, "f32"]);
     assert!(code == 3 && line.contains("no such file"), "{line}");
-    assert_eq!(folder.names(), ["m.gguf"], "failures leave nothing behind");
+    assert_eq!(names(&folder), ["m.gguf"], "failures leave nothing behind");
 }
 
 #[test]
 fn weights_that_are_not_numbers_are_named() {
-    let folder = Folder::new("nan");
-    let path = folder.path("m.gguf");
+    let folder = tempdir().unwrap();
+    let path = in_folder(&folder, "m.gguf");
     ok(&["synth", "tiny-llama:f32", &path]);
     let gguf = open(&path);
     let at = gguf.tensor("blk.2.ffn_up.weight").unwrap().data.as_ptr() as usize;
@@ -251,17 +235,17 @@ fn weights_that_are_not_numbers_are_named() {
     let place = front + (at - first) + 4 * (3 * 256 + 5);
     bytes[place..place + 4].copy_from_slice(&f32::NAN.to_le_bytes());
     std::fs::write(&path, bytes).unwrap();
-    let (code, line) = fails(&["quantize", &path, &folder.path("o.gguf"), "q4_0"]);
+    let (code, line) = fails(&["quantize", &path, &in_folder(&folder, "o.gguf"), "q4_0"]);
     assert_eq!(code, 3);
     assert!(line.contains("blk.2.ffn_up.weight") && line.contains("NaN in row 3, column 5"), "{line}");
     // Types that can hold it keep it.
-    ok(&["quantize", &path, &folder.path("o.gguf"), "f16"]);
+    ok(&["quantize", &path, &in_folder(&folder, "o.gguf"), "f16"]);
 }
 
 #[test]
 fn a_full_disk_is_exit_4_and_leaves_nothing() {
-    let folder = Folder::new("full");
-    let disk = folder.path("disk");
+    let folder = tempdir().unwrap();
+    let disk = in_folder(&folder, "disk");
     std::fs::create_dir(&disk).unwrap();
     let script = format!(
         "mount -t tmpfs -o size=1m none {disk} || exit 99; \
@@ -282,8 +266,8 @@ fn a_full_disk_is_exit_4_and_leaves_nothing() {
 
 #[test]
 fn inspect_says_what_a_model_is_and_costs() {
-    let folder = Folder::new("inspect");
-    let path = folder.path("m.gguf");
+    let folder = tempdir().unwrap();
+    let path = in_folder(&folder, "m.gguf");
     ok(&["synth", "tiny-gemma3:q4_0", &path]);
     let text = ok(&["inspect", &path]);
     for part in [
@@ -307,7 +291,7 @@ fn inspect_says_what_a_model_is_and_costs() {
     );
     assert!(ok(&["inspect", &path, "--template"]).contains("<|im_start|>"));
     for (file, code, word) in [("absent.gguf", 3, "no such file"), ("", 3, "folder")] {
-        let (got, line) = fails(&["inspect", &folder.path(file)]);
+        let (got, line) = fails(&["inspect", &in_folder(&folder, file)]);
         assert!(got == code, "{line}");
         assert!(line.contains(word) || line.contains("PEFT"), "{line}");
     }
@@ -316,8 +300,8 @@ fn inspect_says_what_a_model_is_and_costs() {
 /// Escape codes in a name must not reach the terminal.
 #[test]
 fn inspect_is_safe_for_terminals() {
-    let folder = Folder::new("terminal");
-    let path = folder.path("m.gguf");
+    let folder = tempdir().unwrap();
+    let path = in_folder(&folder, "m.gguf");
     let mut writer = lapwing_models::gguf::Writer::new(&path);
     writer.set("general.architecture", "llama").set("general.name", "x\u{1b}[2J\nname fake\u{202e}\r");
     writer.set("general.license", "\u{9b}31m").set("tokenizer.chat_template", "\u{1b}]0;title\u{7}");
@@ -332,9 +316,9 @@ fn inspect_is_safe_for_terminals() {
 
 #[test]
 fn synthetic_adapters_fit_their_shape() {
-    let folder = Folder::new("synth-lora");
+    let folder = tempdir().unwrap();
     for shape in Shape::names().filter(|n| n.starts_with("tiny-")) {
-        let (base, lora) = (folder.path("m.gguf"), folder.path("l.gguf"));
+        let (base, lora) = (in_folder(&folder, "m.gguf"), in_folder(&folder, "l.gguf"));
         ok(&["synth", &format!("{shape}:q8_0"), &base]);
         ok(&["synth", &format!("{shape}:f16"), &lora, "--lora", "4", "--seed", "5"]);
         let model = Model::open(&base, &OpenOptions::default()).unwrap();

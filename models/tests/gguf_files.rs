@@ -5,35 +5,14 @@ use lapwing_kernels::TensorType;
 use lapwing_models::Class;
 use lapwing_models::gguf::{Array, Gguf, OpenOptions, Split, Strings, Value, Writer};
 use lapwing_models::os::Bytes;
+use tempfile::{TempDir, tempdir};
 
-/// A folder that is removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("lapwing-files-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> = std::fs::read_dir(&self.0)
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// Names of what is in a folder, in order.
+fn names(folder: &TempDir) -> Vec<String> {
+    let mut names: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 fn open(path: &Path) -> lapwing_models::Result<Gguf> {
@@ -105,12 +84,12 @@ fn check(gguf: &Gguf) {
 
 #[test]
 fn what_was_written_is_read() {
-    let folder = Folder::new("round");
-    let paths = write(&folder.path("m.gguf"), Split::None);
-    assert_eq!(paths, [folder.path("m.gguf")]);
+    let folder = tempdir().unwrap();
+    let paths = write(&folder.path().join("m.gguf"), Split::None);
+    assert_eq!(paths, [folder.path().join("m.gguf")]);
     let gguf = open(&paths[0]).unwrap();
     check(&gguf);
-    assert_eq!(folder.names(), ["m.gguf"]);
+    assert_eq!(names(&folder), ["m.gguf"]);
     assert_eq!(gguf.get_u32("u8").unwrap(), 200);
     assert_eq!(gguf.get_u64("u64").unwrap(), u64::MAX);
     assert_eq!(gguf.opt_u32("absent").unwrap(), None);
@@ -139,8 +118,8 @@ fn what_was_written_is_read() {
 
 #[test]
 fn a_model_in_memory_is_the_file_that_would_be_written() {
-    let folder = Folder::new("memory");
-    let mut writer = Writer::new(folder.path("m.gguf"));
+    let folder = tempdir().unwrap();
+    let mut writer = Writer::new(folder.path().join("m.gguf"));
     for (key, value) in values() {
         writer.set(key, value);
     }
@@ -155,10 +134,10 @@ fn a_model_in_memory_is_the_file_that_would_be_written() {
         .unwrap();
     check(&gguf);
     gguf.check_unchanged().unwrap();
-    assert_eq!(folder.names(), [""; 0]);
-    let path = write(&folder.path("m.gguf"), Split::None).remove(0);
+    assert_eq!(names(&folder), [""; 0]);
+    let path = write(&folder.path().join("m.gguf"), Split::None).remove(0);
     assert_eq!(gguf.file_bytes(), std::fs::metadata(&path).unwrap().len());
-    let part = write(&folder.path("m.gguf"), Split::Parts(2)).remove(0);
+    let part = write(&folder.path().join("m.gguf"), Split::Parts(2)).remove(0);
     let bytes = std::fs::read(&part).unwrap();
     let bytes = Bytes::make(bytes.len() as u64, &part, |b| {
         b.copy_from_slice(&bytes);
@@ -170,13 +149,13 @@ fn a_model_in_memory_is_the_file_that_would_be_written() {
 
 #[test]
 fn a_split_model_opens_by_any_of_its_parts() {
-    let folder = Folder::new("split");
+    let folder = tempdir().unwrap();
     for (split, n) in
         [(Split::Parts(3), 3), (Split::Parts(10), 10), (Split::MaxBytes(500), 6), (Split::Parts(1), 1)]
     {
-        let paths = write(&folder.path("m.gguf"), split);
+        let paths = write(&folder.path().join("m.gguf"), split);
         assert_eq!(paths.len(), n, "{split:?}");
-        assert_eq!(folder.names().len(), n);
+        assert_eq!(names(&folder).len(), n);
         for path in &paths {
             let gguf = open(path).unwrap();
             assert_eq!((gguf.n_parts(), gguf.path()), (n, paths[0].as_path()));
@@ -188,13 +167,13 @@ fn a_split_model_opens_by_any_of_its_parts() {
 
 #[test]
 fn parts_that_do_not_belong_together() {
-    let folder = Folder::new("parts");
+    let folder = tempdir().unwrap();
     let refused = |path: &Path, words: &[&str]| {
         let error = open(path).unwrap_err();
         assert_eq!(error.class, Class::BadFile, "{error}");
         words.iter().for_each(|w| assert!(error.to_string().contains(w), "{w:?} is not in: {error}"));
     };
-    let fresh = || write(&folder.path("m.gguf"), Split::Parts(3));
+    let fresh = || write(&folder.path().join("m.gguf"), Split::Parts(3));
 
     let p = fresh();
     std::fs::remove_file(&p[1]).unwrap();
@@ -207,21 +186,21 @@ fn parts_that_do_not_belong_together() {
 
     // Names that say something else.
     let p = fresh();
-    std::fs::rename(&p[0], folder.path("other.gguf")).unwrap();
-    refused(&folder.path("other.gguf"), &["split.no", "-00001-of-00003.gguf", "other.gguf"]);
-    std::fs::rename(folder.path("other.gguf"), folder.path("m-00001-of-00004.gguf")).unwrap();
-    refused(&folder.path("m-00001-of-00004.gguf"), &["-00001-of-00003.gguf"]);
-    std::fs::remove_file(folder.path("m-00001-of-00004.gguf")).unwrap();
+    std::fs::rename(&p[0], folder.path().join("other.gguf")).unwrap();
+    refused(&folder.path().join("other.gguf"), &["split.no", "-00001-of-00003.gguf", "other.gguf"]);
+    std::fs::rename(folder.path().join("other.gguf"), folder.path().join("m-00001-of-00004.gguf")).unwrap();
+    refused(&folder.path().join("m-00001-of-00004.gguf"), &["-00001-of-00003.gguf"]);
+    std::fs::remove_file(folder.path().join("m-00001-of-00004.gguf")).unwrap();
 
     // A part of a model with another number of parts, under the right name.
     let p = fresh();
-    let other = write(&folder.path("o.gguf"), Split::Parts(2));
+    let other = write(&folder.path().join("o.gguf"), Split::Parts(2));
     std::fs::copy(&other[1], &p[1]).unwrap();
     refused(&p[0], &["m-00002-of-00003.gguf", "split.count", "expected 3, got 2"]);
 
     // A part of another model: its tensors are there twice.
     let p = fresh();
-    let mut writer = Writer::new(folder.path("n.gguf"));
+    let mut writer = Writer::new(folder.path().join("n.gguf"));
     ["t.0", "t.1", "t.2", "x", "y", "z", "u", "v", "w", "a"]
         .iter()
         .for_each(|n| writer.tensor(n, TensorType::F32, &[4]).unwrap());
@@ -236,7 +215,7 @@ fn parts_that_do_not_belong_together() {
 
     // The second part of another model whose number of parts and tensors happens to be the same.
     let p = fresh();
-    let mut writer = Writer::new(folder.path("q.gguf"));
+    let mut writer = Writer::new(folder.path().join("q.gguf"));
     ["q.0", "q.1", "q.2", "t.0", "t.1", "t.2", "t.3", "t.4", "t.5", "t.6"]
         .iter()
         .for_each(|n| writer.tensor(n, TensorType::F32, &[4]).unwrap());
@@ -265,8 +244,8 @@ fn parts_that_do_not_belong_together() {
 /// Split keys of one file under the name of a part; the writer would not write these.
 #[test]
 fn impossible_split_keys() {
-    let folder = Folder::new("keys");
-    let path = folder.path("m-00001-of-00002.gguf");
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("m-00001-of-00002.gguf");
     for (key, value, word) in [
         ("split.count", Value::I32(-1), "-1"),
         ("split.count", Value::U32(1025), "1025"),
@@ -303,8 +282,8 @@ fn impossible_split_keys() {
 
 #[test]
 fn a_writer_refuses_what_readers_would() {
-    let folder = Folder::new("writer");
-    let mut writer = Writer::new(folder.path("m.gguf"));
+    let folder = tempdir().unwrap();
+    let mut writer = Writer::new(folder.path().join("m.gguf"));
     assert!(writer.tensor("", TensorType::F32, &[1]).is_err());
     assert!(writer.tensor(&"n".repeat(64), TensorType::F32, &[1]).is_err());
     assert!(writer.tensor("t", TensorType::Q4_0, &[33]).is_err());
@@ -317,27 +296,27 @@ fn a_writer_refuses_what_readers_would() {
     let error = writer.start().unwrap_err();
     assert_eq!(error.class, Class::Usage, "{error}");
 
-    let mut writer = Writer::new(folder.path("m.gguf"));
+    let mut writer = Writer::new(folder.path().join("m.gguf"));
     writer.tensor("t", TensorType::F32, &[4]).unwrap();
     let mut stream = writer.start().unwrap();
     stream.write(&[0; 15]).unwrap();
     assert!(stream.finish().is_err());
-    let mut writer = Writer::new(folder.path("m.gguf"));
+    let mut writer = Writer::new(folder.path().join("m.gguf"));
     writer.tensor("t", TensorType::F32, &[4]).unwrap();
     let mut stream = writer.start().unwrap();
     assert!(stream.write(&[0; 17]).is_err());
     drop(stream);
-    let mut writer = Writer::new(folder.path("m.gguf"));
+    let mut writer = Writer::new(folder.path().join("m.gguf"));
     writer.tensor("t", TensorType::F32, &[4]).unwrap();
     writer.tensor("t", TensorType::F32, &[4]).unwrap();
     assert!(writer.start().is_err());
-    assert_eq!(folder.names(), [""; 0], "a failure leaves nothing behind");
+    assert_eq!(names(&folder), [""; 0], "a failure leaves nothing behind");
 }
 
 #[test]
 fn changes_while_in_use_are_found() {
-    let folder = Folder::new("change");
-    let path = write(&folder.path("m.gguf"), Split::Parts(2)).remove(1);
+    let folder = tempdir().unwrap();
+    let path = write(&folder.path().join("m.gguf"), Split::Parts(2)).remove(1);
     let opened = || open(&path).unwrap();
     let changed = |gguf: &Gguf, word: &str| {
         let error = gguf.check_unchanged().unwrap_err();
@@ -358,8 +337,8 @@ fn changes_while_in_use_are_found() {
     changed(&gguf, "size");
 
     let gguf = opened();
-    std::fs::write(folder.path("new"), &bytes).unwrap();
-    std::fs::rename(folder.path("new"), &path).unwrap();
+    std::fs::write(folder.path().join("new"), &bytes).unwrap();
+    std::fs::rename(folder.path().join("new"), &path).unwrap();
     changed(&gguf, "replaced");
     // Replacing leaves the mapped file whole.
     check(&gguf);
@@ -388,8 +367,8 @@ fn child_reads_a_file_that_is_cut() {
 #[test]
 #[cfg(unix)]
 fn a_file_cut_while_mapped_ends_in_one_line_and_exit_5() {
-    let folder = Folder::new("cut");
-    let path = folder.path("m\n.gguf");
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("m\n.gguf");
     for json in [false, true] {
         let mut writer = Writer::new(&path);
         writer.tensor("t", TensorType::F32, &[1 << 20]).unwrap();
@@ -439,8 +418,8 @@ fn child_faults_elsewhere() {
 #[cfg(unix)]
 fn other_faults_go_to_whoever_had_them_before() {
     use std::os::unix::process::ExitStatusExt;
-    let folder = Folder::new("fault");
-    let path = write(&folder.path("m.gguf"), Split::None).remove(0);
+    let folder = tempdir().unwrap();
+    let path = write(&folder.path().join("m.gguf"), Split::None).remove(0);
     let child = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["child_faults_elsewhere", "--exact", "--nocapture"])
         .env("LAPWING_TEST_FAULT", &path)
@@ -459,7 +438,7 @@ fn number_of_sigbus() -> i32 {
 /// The name of the temporary file does not depend on the target's.
 #[test]
 fn the_longest_name_a_file_can_have() {
-    let folder = Folder::new("long");
-    let path = folder.path(&format!("{}.gguf", "x".repeat(250)));
+    let folder = tempdir().unwrap();
+    let path = folder.path().join(format!("{}.gguf", "x".repeat(250)));
     assert_eq!(write(&path, Split::None), [path]);
 }

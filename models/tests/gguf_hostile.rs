@@ -4,30 +4,15 @@ use std::time::Duration;
 
 use lapwing_models::Class;
 use lapwing_models::gguf::{Gguf, OpenOptions};
+use tempfile::{TempDir, tempdir};
 
 mod hostile;
 
-/// A folder that is removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("lapwing-hostile-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
-        let path = self.0.join(name);
-        std::fs::write(&path, bytes).unwrap();
-        path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// Writes a file in a folder.
+fn write(folder: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = folder.path().join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path
 }
 
 /// Time that a processor worked for this thread: what other programs do meanwhile does not count.
@@ -53,11 +38,11 @@ fn open(path: &Path, mmap: bool) -> lapwing_models::Result<Gguf> {
 
 #[test]
 fn bad_files_are_refused_by_name_and_place() {
-    let folder = Folder::new("reject");
+    let folder = tempdir().unwrap();
     let all = hostile::rejects();
     assert!(all.len() >= 200, "{} recipes", all.len());
     for case in &all {
-        let path = folder.file("bad.gguf", &case.bytes);
+        let path = write(&folder, "bad.gguf", &case.bytes);
         for mmap in [true, false] {
             let start = cpu_time();
             let error = match open(&path, mmap) {
@@ -82,11 +67,11 @@ fn bad_files_are_refused_by_name_and_place() {
 
 #[test]
 fn odd_but_valid_files_open() {
-    let folder = Folder::new("accept");
+    let folder = tempdir().unwrap();
     let all = hostile::accepts();
     assert!(all.len() >= 24, "{} recipes", all.len());
     for (name, bytes) in &all {
-        let path = folder.file("odd.gguf", bytes);
+        let path = write(&folder, "odd.gguf", bytes);
         for mmap in [true, false] {
             let gguf = open(&path, mmap).unwrap_or_else(|e| panic!("{name}: {e}"));
             gguf.check_unchanged().unwrap();
@@ -106,13 +91,13 @@ fn odd_but_valid_files_open() {
 /// `inspect` lists what cannot be computed.
 #[test]
 fn types_that_are_not_computed_are_listed_when_asked_for() {
-    let folder = Folder::new("types");
+    let folder = tempdir().unwrap();
     let file = hostile::File::with(|f| {
         f.tensors[1] =
             hostile::Tensor { name: b"b".to_vec(), n_dims: None, dims: vec![512], ty: 16, offset: 64 };
         f.data = vec![0; 64 + 132];
     });
-    let path = folder.file("types.gguf", &file.bytes());
+    let path = write(&folder, "types.gguf", &file.bytes());
     let gguf = Gguf::open(&path, &OpenOptions { any_type: true, ..OpenOptions::default() }).unwrap();
     assert_eq!((gguf.n_tensors(), gguf.unsupported().len()), (1, 1));
     let other = &gguf.unsupported()[0];
@@ -122,22 +107,22 @@ fn types_that_are_not_computed_are_listed_when_asked_for() {
 
 #[test]
 fn long_names_are_cut_in_messages() {
-    let folder = Folder::new("long");
+    let folder = tempdir().unwrap();
     let file = hostile::File::with(|f| {
         f.keys[2] = hostile::Key { name: vec![b'k'; 5000], len: None, value: hostile::V::Bool(9) };
     });
-    let text = open(&folder.file("long.gguf", &file.bytes()), true).unwrap_err().to_string();
+    let text = open(&write(&folder, "long.gguf", &file.bytes()), true).unwrap_err().to_string();
     assert!(text.len() < 400 && text.contains("kkk…"), "{text}");
 }
 
 #[test]
 fn things_that_are_no_files() {
-    let folder = Folder::new("none");
-    let pipe = folder.0.join("pipe");
+    let folder = tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
     // Where there is no mkfifo the name stays absent, which is refused as well.
     let _ = std::process::Command::new("mkfifo").arg(&pipe).status();
     let devices = ["/dev/null", "/dev/zero"].map(PathBuf::from);
-    for path in [folder.0.clone(), pipe, folder.0.join("absent")].into_iter().chain(devices) {
+    for path in [folder.path().to_path_buf(), pipe, folder.path().join("absent")].into_iter().chain(devices) {
         let error = open(&path, true).unwrap_err();
         assert_eq!(error.class, Class::BadFile, "{error}");
         assert_eq!(error.file.as_deref(), Some(path.as_path()));
@@ -147,7 +132,7 @@ fn things_that_are_no_files() {
 /// Huge files cost nothing on disk: only their length is set.
 #[test]
 fn huge_sparse_files_are_refused_quickly_in_little_memory() {
-    let folder = Folder::new("sparse");
+    let folder = tempdir().unwrap();
     let words = hostile::File::with(|f| {
         f.keys = vec![hostile::Key {
             name: b"many".to_vec(),
@@ -166,7 +151,7 @@ fn huge_sparse_files_are_refused_quickly_in_little_memory() {
     });
     let text = hostile::File::with(|f| f.keys[0].value = hostile::V::LongStr(1 << 32, Vec::new()));
     for (name, file) in [("words", words), ("numbers", numbers), ("text", text)] {
-        let path = folder.file(name, &file.bytes());
+        let path = write(&folder, name, &file.bytes());
         std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 34).unwrap();
         let error = open(&path, true).unwrap_err();
         assert_eq!(error.class, Class::BadFile, "{error}");

@@ -279,10 +279,6 @@ impl LogitsReader {
 mod tests {
     use super::*;
 
-    fn temp(name: &str) -> PathBuf {
-        std::env::temp_dir().join(format!("lapwing-logits-{}-{name}", std::process::id()))
-    }
-
     fn logits(n: usize, seed: u32) -> Vec<f32> {
         let mut state = seed;
         (0..n)
@@ -305,7 +301,8 @@ mod tests {
 
     #[test]
     fn rows_come_back_to_half_a_step() {
-        let path = temp("round");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("logits");
         for n_vocab in [50, 51] {
             let header = write(&path, n_vocab);
             // Header, tokens, and two rows of an even number of values.
@@ -329,12 +326,12 @@ mod tests {
             assert!(row.log_probs().all(|p| (p + (n_vocab as f32).ln()).abs() < 1e-6));
             assert!(reader.next_row().is_err());
         }
-        std::fs::remove_file(path).unwrap();
     }
 
     #[test]
     fn damaged_files_are_refused() {
-        let path = temp("damaged");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("logits");
         write(&path, 50);
         let good = std::fs::read(&path).unwrap();
         let refused = |bytes: &[u8]| {
@@ -362,6 +359,5 @@ mod tests {
         assert_eq!(refused(&changed(24, &50i32.to_le_bytes())).at, "token 1");
         std::fs::write(&path, changed(52, &f32::NAN.to_le_bytes())).unwrap();
         assert!(LogitsReader::open(&path).unwrap().next_row().is_err());
-        std::fs::remove_file(path).unwrap();
     }
 }

@@ -200,7 +200,8 @@ mod tests {
     #[test]
     fn divergence_is_that_of_the_definition() {
         // A base of two tokens with probabilities 3/4 and 1/4, as a file would hold it.
-        let path = std::env::temp_dir().join(format!("lapwing-kld-{}", std::process::id()));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("base");
         let header = super::super::Header { n_ctx: 4, n_vocab: 2, tokens: vec![0, 1, 0, 1] };
         let mut writer = super::super::LogitsWriter::create(&path, header).unwrap();
         writer.write_row(&[3f32.ln(), 0.0]).unwrap();
@@ -217,6 +218,5 @@ mod tests {
         assert!((c.rms_dp_pct - 25.0).abs() < 1e-2);
         // The first of equal logits counts as the top, as the base's.
         assert_eq!(c.same_top_pct, 100.0);
-        std::fs::remove_file(path).unwrap();
     }
 }

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
+use tempfile::TempDir;
+
 /// The binary under test.
 pub const LAPWING: &str = env!("CARGO_BIN_EXE_lapwing");
 
@@ -99,34 +101,25 @@ pub fn lapwing(args: &[&str]) -> Ran {
 }
 
 /// A folder for the files of one test; gone with the value.
-pub struct Folder(PathBuf);
+pub struct Folder(TempDir);
 
 impl Folder {
-    /// A new folder whose name holds `name`.
+    /// A new folder whose name begins with `name`.
     pub fn new(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-        // Left over from a run that was killed.
-        drop(std::fs::remove_dir_all(&path));
-        std::fs::create_dir_all(&path).expect("a folder for the test");
-        Self(path)
+        let folder = tempfile::Builder::new().prefix(name).tempdir_in(env!("CARGO_TARGET_TMPDIR"));
+        Self(folder.expect("a folder for the test"))
     }
 
     /// Its path.
     pub fn path(&self) -> &Path {
-        &self.0
+        self.0.path()
     }
 
     /// A file in it.
     pub fn file(&self, name: &str, content: &[u8]) -> PathBuf {
-        let path = self.0.join(name);
+        let path = self.path().join(name);
         std::fs::write(&path, content).expect("a file for the test");
         path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.0));
     }
 }
 

@@ -134,13 +134,9 @@ fn failed(what: &str, file: &Path, error: &io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use tempfile::tempdir;
 
-    fn folder(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("lapwing-save-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        folder
-    }
+    use super::*;
 
     fn names(folder: &Path) -> Vec<String> {
         std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
@@ -148,57 +144,54 @@ mod tests {
 
     #[test]
     fn old_or_new_and_nothing_beside() {
-        let folder = folder("old");
-        let target = folder.join("f");
+        let folder = tempdir().unwrap();
+        let target = folder.path().join("f");
         std::fs::write(&target, "old").unwrap();
         let mut file = NewFile::create(&target).unwrap();
         file.write(b"new").unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"old");
-        assert_eq!(names(&folder).len(), 2);
+        assert_eq!(names(folder.path()).len(), 2);
         drop(file);
-        assert_eq!(names(&folder), ["f"]);
+        assert_eq!(names(folder.path()), ["f"]);
         let mut file = NewFile::create(&target).unwrap();
         file.write(b"new").unwrap();
         file.commit().unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"new");
-        assert_eq!(names(&folder), ["f"]);
-        std::fs::remove_dir_all(folder).unwrap();
+        assert_eq!(names(folder.path()), ["f"]);
     }
 
     #[test]
     #[cfg(unix)]
     fn private_files_are_private_and_leftovers_are_swept() {
         use std::os::unix::fs::PermissionsExt;
-        let folder = folder("private");
-        let mut file = NewFile::create_private(&folder.join("f")).unwrap();
+        let folder = tempdir().unwrap();
+        let mut file = NewFile::create_private(&folder.path().join("f")).unwrap();
         file.write(b"secret").unwrap();
-        std::fs::write(folder.join(".lapwing-1-0.tmp"), b"left over").unwrap();
-        std::fs::write(folder.join(".other.tmp"), b"not ours").unwrap();
-        NewFile::sweep(&folder);
+        std::fs::write(folder.path().join(".lapwing-1-0.tmp"), b"left over").unwrap();
+        std::fs::write(folder.path().join(".other.tmp"), b"not ours").unwrap();
+        NewFile::sweep(folder.path());
         file.commit().unwrap();
-        let mut names = names(&folder);
+        let mut names = names(folder.path());
         names.sort();
         assert_eq!(names, [".other.tmp", "f"]);
-        let mode = std::fs::metadata(folder.join("f")).unwrap().permissions().mode();
+        let mode = std::fs::metadata(folder.path().join("f")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
     #[cfg(unix)]
     fn links_are_followed_and_devices_refused() {
-        let folder = folder("links");
-        std::fs::write(folder.join("f"), "old").unwrap();
-        std::os::unix::fs::symlink("f", folder.join("link")).unwrap();
-        let mut file = NewFile::create(&folder.join("link")).unwrap();
+        let folder = tempdir().unwrap();
+        std::fs::write(folder.path().join("f"), "old").unwrap();
+        std::os::unix::fs::symlink("f", folder.path().join("link")).unwrap();
+        let mut file = NewFile::create(&folder.path().join("link")).unwrap();
         file.write(b"new").unwrap();
         file.commit().unwrap();
-        assert_eq!(std::fs::read(folder.join("f")).unwrap(), b"new");
-        assert!(folder.join("link").is_symlink());
-        assert_eq!(NewFile::create(&folder).unwrap_err().class, Class::Usage);
+        assert_eq!(std::fs::read(folder.path().join("f")).unwrap(), b"new");
+        assert!(folder.path().join("link").is_symlink());
+        assert_eq!(NewFile::create(folder.path()).unwrap_err().class, Class::Usage);
         assert_eq!(NewFile::create(Path::new("/dev/null")).unwrap_err().class, Class::Usage);
         assert_eq!(NewFile::create(Path::new("/nonexistent/f")).unwrap_err().class, Class::Other);
-        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
