@@ -16,6 +16,13 @@ fn adapters() -> Option<PathBuf> {
     crate::common::shared("lora")
 }
 
+/// The model on f32 weights, and what PEFT says of stacks on it.
+fn expected() -> Option<(Model, Value)> {
+    let (path, folder) = (crate::common::model(SMOLLM2)?, adapters()?);
+    let text = std::fs::read_to_string(folder.join("expected.json")).unwrap();
+    Some((open(&dequantised(&path)), serde_json::from_str(&text).unwrap()))
+}
+
 fn fitted(model: &Model, team: &Team, folder: &str, ty: TensorType) -> Option<Arc<Fitted>> {
     let adapter = Adapter::open(&adapters()?.join(folder)).unwrap();
     Some(Arc::new(model.fit(adapter, ty, team).unwrap()))
@@ -49,10 +56,8 @@ fn largest_difference(logits: &[f32], vocab: usize, tokens: &[u32], data: &Value
 
 #[test]
 fn every_stack_has_the_log_probabilities_of_peft() {
-    let (Some(path), Some(folder)) = (crate::common::model(SMOLLM2), adapters()) else { return };
-    let text = std::fs::read_to_string(folder.join("expected.json")).unwrap();
-    let expected: Value = serde_json::from_str(&text).unwrap();
-    let (model, team) = (open(&dequantised(&path)), team(2));
+    let Some((model, expected)) = expected() else { return };
+    let team = team(2);
     let load = |name: &str| fitted(&model, &team, name, TensorType::F32).unwrap();
     let known = [("bard", load("lora-bard")), ("json", load("lora-json")), ("dora", load("lora-dora"))];
     for (kind, tokens) in [("text", "text_tokens"), ("chat", "chat_tokens")] {
@@ -76,10 +81,8 @@ fn every_stack_has_the_log_probabilities_of_peft() {
 /// Writes a stack as one adapter of each container that can hold it, reads it back, and compares with PEFT again.
 #[test]
 fn exported_stacks_have_the_log_probabilities_of_peft() {
-    let (Some(path), Some(folder)) = (crate::common::model(SMOLLM2), adapters()) else { return };
-    let text = std::fs::read_to_string(folder.join("expected.json")).unwrap();
-    let expected: Value = serde_json::from_str(&text).unwrap();
-    let (model, team) = (open(&dequantised(&path)), team(2));
+    let (Some((model, expected)), Some(folder)) = (expected(), adapters()) else { return };
+    let team = team(2);
     let out = tempfile::tempdir().unwrap();
     let tokens = ids(&expected["chat_tokens"]);
     for case in expected["chat"].as_array().unwrap().iter().skip(1) {
