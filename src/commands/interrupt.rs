@@ -38,24 +38,24 @@ impl Interrupt {
     }
 
     /// Until the guard is dropped, Ctrl-C cancels instead of ending the program.
-    pub fn guard(&self) -> Guard<'_> {
+    pub fn guard(&self) -> Guard {
         self.cancel.reset();
         self.answering.store(true, Ordering::SeqCst);
-        Guard(self)
+        Guard(self.clone())
     }
 }
 
 /// While this lives, Ctrl-C cancels what watches [`Guard::cancel`].
-pub struct Guard<'a>(&'a Interrupt);
+pub struct Guard(Interrupt);
 
-impl Guard<'_> {
+impl Guard {
     /// The flag that Ctrl-C sets.
     pub fn cancel(&self) -> &Cancel {
         &self.0.cancel
     }
 }
 
-impl Drop for Guard<'_> {
+impl Drop for Guard {
     fn drop(&mut self) {
         self.0.answering.store(false, Ordering::SeqCst);
     }

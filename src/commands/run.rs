@@ -62,16 +62,14 @@ pub fn run(mut args: Args, ui: &Ui) -> anyhow::Result<()> {
 
     let ids = prompt_ids(&engine, &args, &prompt, ui)?;
     let limits = Limits { logprobs: args.logprobs, ..args.answer.limits(&engine, args.sampling.predict)? };
-    let guard = interrupt.guard();
-    let progress = ui::Progress::new(ui, "reading the prompt");
-    session.eval(&ids, guard.cancel(), &mut |done, of| progress.set(done, of))?;
-    progress.finish();
+    let cancel = interrupt.into_cancel();
+    ui::eval(&mut session, &ids, &cancel, ui, "reading the prompt")?;
 
     // A pipe gets the answer as the model writes it; a person sees thoughts dimmed.
     let thinking = ui::colours().then(|| Thinking::after(&ids, engine.model().tokenizer()));
     let mut printer = Printer { thinking, thought: false, ends_line: true };
     let mut written = Ok(());
-    let answer = session.generate(&mut chain, &limits, guard.cancel(), &mut |piece| {
+    let answer = session.generate(&mut chain, &limits, &cancel, &mut |piece| {
         if !ui.json() {
             written = printer.print(piece.text, piece.id.is_none());
         }

@@ -2,6 +2,7 @@
 use std::io::IsTerminal;
 
 use clap::{Args, ValueEnum};
+use lapwing::session::{Cancel, Session, Stats};
 
 /// Form of what a command prints to stdout (`-o`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -109,6 +110,23 @@ impl Progress {
     }
 }
 
+/// Makes `prompt` the sequence of `session`, with a bar that says `what` is done meanwhile.
+///
+/// # Errors
+/// As [`Session::eval`].
+pub fn eval(
+    session: &mut Session,
+    prompt: &[u32],
+    cancel: &Cancel,
+    ui: &Ui,
+    what: &'static str,
+) -> lapwing_models::Result<()> {
+    let bar = Progress::new(ui, what);
+    let evaluated = session.eval(prompt, cancel, &mut |done, of| bar.set(done, of));
+    bar.finish();
+    evaluated
+}
+
 /// Work shorter than this shows no bar, as it would only flicker.
 const SHOW_AFTER: std::time::Duration = std::time::Duration::from_millis(300);
 
@@ -133,7 +151,7 @@ pub fn size(bytes: u64) -> String {
 }
 
 /// What an answer took, for `-v`.
-pub fn speed_line(stats: &lapwing::session::Stats) -> String {
+pub fn speed_line(stats: &Stats) -> String {
     format!(
         "[{} tokens read at {:.1}/s, {} from the cache; {} written at {:.1}/s]",
         stats.n_eval,

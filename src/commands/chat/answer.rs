@@ -47,13 +47,8 @@ impl Chat {
             self.out.note("[not sent]")?;
             return Ok(false);
         };
-        // In a pipe nobody waits for a next message: there Ctrl-C ends the program.
-        let guard = self.terminal.then(|| self.interrupt.guard());
-        let cancel = guard.as_ref().map(|guard| guard.cancel().clone()).unwrap_or_default();
-        let progress = ui::Progress::new(&self.ui, "reading");
-        let read = self.session.eval(&ids, &cancel, &mut |done, of| progress.set(done, of));
-        progress.finish();
-        if let Err(error) = read {
+        let (guard, cancel) = self.stoppable();
+        if let Err(error) = ui::eval(&mut self.session, &ids, &cancel, &self.ui, "reading") {
             if error.class != Class::Interrupted {
                 return Err(error.into());
             }
@@ -188,12 +183,8 @@ impl Chat {
         if room < SUMMARY / 8 {
             return Err(failed("there is no room for it").into());
         }
-        let guard = self.terminal.then(|| self.interrupt.guard());
-        let cancel = guard.as_ref().map(|guard| guard.cancel().clone()).unwrap_or_default();
-        let progress = ui::Progress::new(&self.ui, "summarising");
-        let read = self.session.eval(&ids, &cancel, &mut |done, of| progress.set(done, of));
-        progress.finish();
-        match read {
+        let (_guard, cancel) = self.stoppable();
+        match ui::eval(&mut self.session, &ids, &cancel, &self.ui, "summarising") {
             Err(error) if error.class == Class::Interrupted => return Ok(None),
             other => other?,
         }

@@ -13,7 +13,7 @@ use unicode_width::UnicodeWidthChar;
 
 use super::slash::Next;
 use super::{Chat, count};
-use crate::commands::ui::Progress;
+use crate::commands::ui::{self, Progress};
 
 /// Tokens of each answer at most, unless --predict says otherwise.
 const LENGTH: usize = 128;
@@ -53,8 +53,7 @@ fn compare(chat: &mut Chat, prompt: &str) -> anyhow::Result<()> {
     conversation.say(prompt);
     let ids = conversation.prompt(&chat.template, model.tokenizer())?;
 
-    let guard = chat.terminal.then(|| chat.interrupt.guard());
-    let cancel = guard.as_ref().map(|guard| guard.cancel().clone()).unwrap_or_default();
+    let (guard, cancel) = chat.stoppable();
     let none = Stack::default();
     let of_base = answer(chat, &none, &ids, "the base answers", &cancel)?;
     let of_stack = answer(chat, &stack, &ids, "the stack answers", &cancel)?;
@@ -101,10 +100,7 @@ fn answer(
     };
     let mut session = Session::new(engine.clone(), &options)?;
     session.set_stack(stack.clone());
-    let bar = Progress::new(&chat.ui, what);
-    let read = session.eval(ids, cancel, &mut |done, of| bar.set(done, of));
-    bar.finish();
-    read?;
+    ui::eval(&mut session, ids, cancel, &chat.ui, what)?;
     let bar = Progress::new(&chat.ui, what);
     // The same random numbers for both.
     let mut settings = chat.settings.clone();

@@ -6,12 +6,12 @@ use lapwing::branches::Branches;
 use lapwing::context::WhenFull;
 use lapwing::sampler::{Chain, Settings};
 use lapwing::saved::SavedTemplate;
-use lapwing::session::{Limits, Session};
+use lapwing::session::{Cancel, Limits, Session};
 use lapwing_models::chat_template::ChatTemplate;
 use lapwing_models::{Class, Error};
 
 use super::config::Config;
-use super::interrupt::Interrupt;
+use super::interrupt::{Guard, Interrupt};
 use super::{AnswerOptions, ModelOptions, SamplerOptions, TemplateOptions, Ui, find, load};
 
 mod answer;
@@ -268,6 +268,14 @@ impl Chat {
         self.branches.conversation_mut().say(text + &message.text);
         self.unsent = Some(message);
         Next::Answer
+    }
+
+    /// For a step that Ctrl-C may stop: sets the flag until the guard is dropped. In a pipe nobody waits for a next
+    /// message: there Ctrl-C ends the program.
+    fn stoppable(&self) -> (Option<Guard>, Cancel) {
+        let guard = self.terminal.then(|| self.interrupt.guard());
+        let cancel = guard.as_ref().map(|guard| guard.cancel().clone()).unwrap_or_default();
+        (guard, cancel)
     }
 
     /// Whether the person answers a question with this letter; in a pipe nobody does.
