@@ -59,8 +59,8 @@ pub struct Shortage {
     pub messages: usize,
 }
 
-/// Whether the conversation's next answer lacks room: `None` when a prompt of it and `reserve` tokens fit the `context`.
-/// `count` gives the tokens of a conversation's prompt.
+/// Whether the conversation's next answer lacks room: `None` when a prompt of it, which has `tokens`, and `reserve` more
+/// fit the `context`. `count` gives the tokens of other conversations' prompts.
 ///
 /// As much is left out as frees a quarter of the context, so that not every turn has to leave out another one, and read
 /// all others again.
@@ -69,11 +69,11 @@ pub struct Shortage {
 /// What `count` reports; a usage error when the newest message does not fit even alone.
 pub fn shortage(
     conversation: &Conversation,
+    tokens: usize,
     context: usize,
     reserve: usize,
     count: &mut dyn FnMut(&Conversation) -> Result<usize>,
 ) -> Result<Option<Shortage>> {
-    let tokens = count(conversation)?;
     let needed = tokens.saturating_add(reserve);
     if needed <= context {
         return Ok(None);
@@ -122,9 +122,14 @@ mod tests {
         Ok(conversation.shown().count() * 10)
     }
 
+    /// The shortage with 50 tokens for the answer.
+    fn short(conversation: &Conversation, context: usize) -> Result<Option<Shortage>> {
+        shortage(conversation, tokens(conversation)?, context, 50, &mut tokens)
+    }
+
     #[test]
     fn as_little_is_left_out_as_frees_a_quarter() {
-        let of = |messages, context| shortage(&talk(messages), context, 50, &mut tokens).unwrap();
+        let of = |messages, context| short(&talk(messages), context).unwrap();
         // 10 + 10 · 9 + 50
         assert_eq!(of(5, 150), None);
         assert_eq!(of(6, 150), Some(Shortage { needed: 170, turns: 6, messages: 3 }));
@@ -138,13 +143,13 @@ mod tests {
         // What is left out already counts as such.
         shorter.answer("a".repeat(9), None);
         shorter.say("more");
-        let again = shortage(&shorter, 170, 50, &mut tokens).unwrap().unwrap();
+        let again = short(&shorter, 170).unwrap().unwrap();
         assert!(again.turns > found.turns && again.messages < found.messages);
     }
 
     #[test]
     fn a_message_that_is_too_long_alone_is_refused() {
-        let refused = |messages| shortage(&talk(messages), 60, 50, &mut tokens).unwrap_err();
+        let refused = |messages| short(&talk(messages), 60).unwrap_err();
         assert!(refused(1).to_string().contains("this message alone is too long"));
         assert!(refused(9).to_string().contains("this message alone is too long"));
     }

@@ -105,10 +105,11 @@ impl Chat {
         let engine = self.session.engine().clone();
         let tokenizer = engine.model().tokenizer();
         let context = self.session.context();
-        let mut count =
-            |conversation: &Conversation| Ok(conversation.prompt(&self.template, tokenizer)?.len());
-        let shortage = shortage(self.branches.conversation(), context, self.reserve(), &mut count)?;
-        if let Some(shortage) = shortage {
+        let prompt = |conversation: &Conversation| conversation.prompt(&self.template, tokenizer);
+        let conversation = self.branches.conversation();
+        let mut ids = prompt(conversation)?;
+        let mut count = |conversation: &Conversation| Ok(prompt(conversation)?.len());
+        if let Some(shortage) = shortage(conversation, ids.len(), context, self.reserve(), &mut count)? {
             let (messages, are) = match shortage.messages {
                 1 => ("the oldest message".to_owned(), "is"),
                 n => (format!("the oldest {n} messages"), "are"),
@@ -138,8 +139,8 @@ impl Chat {
                     self.out.note(&safe(&summary))?;
                 }
             }
+            ids = self.branches.conversation().prompt(&self.template, tokenizer)?;
         }
-        let ids = self.branches.conversation().prompt(&self.template, tokenizer)?;
         if ids.len() >= context {
             return Err(Error::new(Class::Usage, "the context is full: this message was not sent")
                 .expected_got(format!("a conversation below {context} tokens"), ids.len())
