@@ -174,6 +174,15 @@ fn parts_that_do_not_belong_together() {
         words.iter().for_each(|w| assert!(error.to_string().contains(w), "{w:?} is not in: {error}"));
     };
     let fresh = || write(&folder.path().join("m.gguf"), Split::Parts(3));
+    // A model of ten small tensors in three parts.
+    let another = |name: &str, tensors: [&str; 10]| {
+        let mut writer = Writer::new(folder.path().join(name));
+        tensors.iter().for_each(|n| writer.tensor(n, TensorType::F32, &[4]).unwrap());
+        writer.split(Split::Parts(3));
+        let mut stream = writer.start().unwrap();
+        stream.write(&[0; 160]).unwrap();
+        stream.finish().unwrap()
+    };
 
     let p = fresh();
     std::fs::remove_file(&p[1]).unwrap();
@@ -200,14 +209,7 @@ fn parts_that_do_not_belong_together() {
 
     // A part of another model: its tensors are there twice.
     let p = fresh();
-    let mut writer = Writer::new(folder.path().join("n.gguf"));
-    ["t.0", "t.1", "t.2", "x", "y", "z", "u", "v", "w", "a"]
-        .iter()
-        .for_each(|n| writer.tensor(n, TensorType::F32, &[4]).unwrap());
-    writer.split(Split::Parts(3));
-    let mut stream = writer.start().unwrap();
-    stream.write(&[0; 160]).unwrap();
-    let other = stream.finish().unwrap();
+    let other = another("n.gguf", ["t.0", "t.1", "t.2", "x", "y", "z", "u", "v", "w", "a"]);
     std::fs::copy(&other[0], &p[1]).unwrap();
     refused(&p[0], &["split.no"]);
     std::fs::copy(&p[0], &other[0]).unwrap();
@@ -215,14 +217,7 @@ fn parts_that_do_not_belong_together() {
 
     // The second part of another model whose number of parts and tensors happens to be the same.
     let p = fresh();
-    let mut writer = Writer::new(folder.path().join("q.gguf"));
-    ["q.0", "q.1", "q.2", "t.0", "t.1", "t.2", "t.3", "t.4", "t.5", "t.6"]
-        .iter()
-        .for_each(|n| writer.tensor(n, TensorType::F32, &[4]).unwrap());
-    writer.split(Split::Parts(3));
-    let mut stream = writer.start().unwrap();
-    stream.write(&[0; 160]).unwrap();
-    let other = stream.finish().unwrap();
+    let other = another("q.gguf", ["q.0", "q.1", "q.2", "t.0", "t.1", "t.2", "t.3", "t.4", "t.5", "t.6"]);
     // As many tensors as the part it replaces, so that only their names tell.
     let count = |path: &Path| {
         let bytes = std::fs::read(path).unwrap();
