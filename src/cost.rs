@@ -6,9 +6,6 @@ use lapwing_models::model::Model;
 
 use crate::session::{DEFAULT_BATCH, Session};
 
-/// The context that commands take when none is asked for, in tokens: the model's own, but at most this.
-pub const DEFAULT_CONTEXT: usize = 4096;
-
 /// Bytes of weights, cache and reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cost {
@@ -110,11 +107,6 @@ pub fn bytes_per_token(gguf: &Gguf) -> u64 {
     gguf.tensors()
         .map(|t| if t.name == "token_embd.weight" && !tied { t.data.len() / t.rows() } else { t.data.len() } as u64)
         .sum()
-}
-
-/// The context to use when none is asked for.
-pub fn default_context(spec: &DecoderSpec) -> usize {
-    spec.context.min(DEFAULT_CONTEXT)
 }
 
 #[cfg(test)]

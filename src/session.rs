@@ -2,6 +2,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lapwing_models::arch::DecoderSpec;
 pub use lapwing_models::cancel::Cancel;
 use lapwing_models::decoder::{Want, Workspace, forward};
 use lapwing_models::kv_cache::{KvCache, KvType};
@@ -9,7 +10,6 @@ use lapwing_models::lora::Stack;
 use lapwing_models::{Class, Error, Result, os};
 
 use crate::constraint::Grammar;
-use crate::cost::default_context;
 use crate::engine::Engine;
 use crate::logprobs::TokenLogprob;
 use crate::snapshots::{Evaluated, Snapshots};
@@ -20,10 +20,18 @@ const WORTH_KEEPING: usize = 8;
 /// Tokens evaluated together at most.
 pub const DEFAULT_BATCH: usize = 512;
 
+/// The context when none is asked for, in tokens: the model's own, but at most this.
+pub const DEFAULT_CONTEXT: usize = 4096;
+
+/// The context of a session of this model when none is asked for, in tokens.
+pub fn default_context(spec: &DecoderSpec) -> usize {
+    spec.context.min(DEFAULT_CONTEXT)
+}
+
 /// Shape of a session.
 #[derive(Clone, Debug)]
 pub struct SessionOptions {
-    /// Context in tokens; `None` is the model's, at most [`crate::cost::DEFAULT_CONTEXT`].
+    /// Context in tokens; `None` is the model's, at most [`DEFAULT_CONTEXT`].
     pub context: Option<usize>,
     /// Type of the numbers in the cache.
     pub kv_type: KvType,

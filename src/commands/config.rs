@@ -68,7 +68,7 @@ impl Config {
 
     fn read() -> Result<Self> {
         let asked = std::env::var_os("LAPWING_CONFIG").map(PathBuf::from);
-        let Some(path) = asked.clone().or_else(|| Some(super::find::config_folder()?.join("config.toml")))
+        let Some(path) = asked.clone().or_else(|| Some(super::folders::config_folder()?.join("config.toml")))
         else {
             return Ok(Self::default());
         };

@@ -1,10 +1,11 @@
-//! Where files are. Models: `$LAPWING_MODELS` (folders, as in `PATH`), then the folders that the settings name, then
+//! Where models are: `$LAPWING_MODELS` (folders, as in `PATH`), then the folders that the settings name, then
 //! `lapwing/models` of the XDG data folder.
 use std::path::{Path, PathBuf};
 
 use lapwing_models::{Class, Error, Result};
 
 use super::config::Config;
+use super::folders::data_folder;
 
 /// File-name start of the model that `quickstart` fetches and `lapwing chat` takes when given none.
 pub const DEFAULT_MODEL: &str = "smollm2-135m-instruct-q4_1";
@@ -20,38 +21,6 @@ pub fn model_folders() -> Result<Vec<PathBuf>> {
     folders.extend(data_folder().map(|folder| folder.join("models")));
     folders.retain(|folder| !folder.as_os_str().is_empty());
     Ok(folders)
-}
-
-/// `lapwing` in a folder of the XDG scheme: the one that the variable names, else the usual one below home.
-fn xdg(variable: &str, usual: &str) -> Option<PathBuf> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let folder = absolute(variable).or_else(|| Some(absolute("HOME")?.join(usual)));
-    folder.map(|folder| folder.join("lapwing"))
-}
-
-/// `lapwing` in the XDG configuration folder, if this user has a home.
-pub fn config_folder() -> Option<PathBuf> {
-    xdg("XDG_CONFIG_HOME", ".config")
-}
-
-/// `lapwing` in the XDG state folder, if this user has a home.
-pub fn state_folder() -> Option<PathBuf> {
-    xdg("XDG_STATE_HOME", ".local/state")
-}
-
-/// `lapwing` in the XDG data folder, if this user has a home.
-pub fn data_folder() -> Option<PathBuf> {
-    xdg("XDG_DATA_HOME", ".local/share")
-}
-
-/// The folder of saved sessions.
-///
-/// # Errors
-/// When this user has no home.
-pub fn session_folder() -> Result<PathBuf> {
-    data_folder().map(|folder| folder.join("sessions")).ok_or_else(|| {
-        Error::new(Class::Other, "there is no place for sessions").advice("set XDG_DATA_HOME to a folder")
-    })
 }
 
 /// The file that `name` means: itself when it is a path, else a file of the model folders whose name (with or

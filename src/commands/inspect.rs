@@ -2,7 +2,8 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use lapwing::cost::{Cost, default_context};
+use lapwing::cost::Cost;
+use lapwing::session::default_context;
 use lapwing::text::safe;
 use lapwing_models::arch::DecoderSpec;
 use lapwing_models::gguf::{Gguf, OpenOptions};

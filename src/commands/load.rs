@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lapwing::constraint::Grammar;
-use lapwing::cost::{Memory, default_context};
+use lapwing::cost::Memory;
 use lapwing::engine::{Engine, EngineOptions, parse_isa};
 use lapwing::sampler::Settings;
 use lapwing::saved::SavedTemplate;
-use lapwing::session::{Session, SessionOptions};
+use lapwing::session::{Session, SessionOptions, default_context};
 use lapwing_kernels::TensorType;
 use lapwing_kernels::team::Team;
 use lapwing_models::chat_template::ChatTemplate;

@@ -7,6 +7,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 mod config;
 mod fail;
 mod find;
+mod folders;
 mod interrupt;
 mod load;
 mod options;

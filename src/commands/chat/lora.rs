@@ -14,7 +14,7 @@ use super::slash::{Complete, Next, Slash};
 use super::{Chat, compare, count, files};
 use crate::commands::inspect::bytes;
 use crate::commands::lora::inspect::kinds;
-use crate::commands::{find, load};
+use crate::commands::{folders, load};
 
 /// The commands of this theme.
 pub static COMMANDS: &[Slash] = &[
@@ -271,7 +271,7 @@ const LONGEST: u64 = 1 << 20;
 /// Where named stacks are.
 fn folder() -> Result<PathBuf> {
     let folder =
-        find::data_folder().ok_or_else(|| Error::new(Class::Other, "this user has no home folder"))?;
+        folders::data_folder().ok_or_else(|| Error::new(Class::Other, "this user has no home folder"))?;
     Ok(folder.join("stacks"))
 }
 

@@ -12,7 +12,7 @@ use lapwing_models::{Class, Error};
 
 use super::config::Config;
 use super::interrupt::{Guard, Interrupt};
-use super::{AnswerOptions, ModelOptions, SamplerOptions, TemplateOptions, Ui, find, load};
+use super::{AnswerOptions, ModelOptions, SamplerOptions, TemplateOptions, Ui, find, folders, load};
 
 mod answer;
 mod input;
@@ -158,8 +158,8 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
     let mut branches = Branches::default();
     branches.conversation_mut().set_system(system);
     let limits = args.answer.limits(&engine, sampling.predict)?;
-    let history =
-        (args.history || config.history).then(|| find::state_folder().map(|folder| folder.join("history")));
+    let history = (args.history || config.history)
+        .then(|| folders::state_folder().map(|folder| folder.join("history")));
     let history = history.flatten();
     let out = Out::new();
     let terminal = out.terminal && std::io::stdin().is_terminal();

@@ -18,7 +18,7 @@ use super::settings::Setting;
 use super::slash::{Complete, Next, Slash};
 use super::turns::first_words;
 use super::{Chat, LORA, SYSTEM, count, settings};
-use crate::commands::find::session_folder;
+use crate::commands::folders::session_folder;
 use crate::commands::load;
 use crate::commands::options::{TEMPLATE_FILE, TEMPLATE_KWARGS};
 use crate::commands::ui::size;
