@@ -1,5 +1,5 @@
 //! The folders that this user's own files are in, by the XDG scheme.
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lapwing_models::{Class, Error, Result};
 
@@ -33,4 +33,9 @@ pub fn session_folder() -> Result<PathBuf> {
     data_folder().map(|folder| folder.join("sessions")).ok_or_else(|| {
         Error::new(Class::Other, "there is no place for sessions").advice("set XDG_DATA_HOME to a folder")
     })
+}
+
+/// `path` as it is named from anywhere, for what is saved.
+pub fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }

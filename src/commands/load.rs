@@ -17,6 +17,7 @@ use lapwing_models::lora::{Adapter, DEFAULT_FACTORS, Stack, check_scale};
 use lapwing_models::model::Model;
 use lapwing_models::{Class, Error, Result, os};
 
+use super::folders::absolute;
 use super::ui::size;
 use super::{ModelOptions, SamplerOptions, TemplateOptions, Ui};
 
@@ -190,8 +191,7 @@ pub fn template_text(file: &Path) -> Result<String> {
 impl TemplateOptions {
     /// What is asked for, its file read.
     pub fn chosen(self) -> Result<SavedTemplate> {
-        let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-        let read = |path: PathBuf| template_text(&path).map(|text| (whole(&path), text));
+        let read = |path: PathBuf| template_text(&path).map(|text| (absolute(&path), text));
         Ok(SavedTemplate {
             file: self.chat_template_file.map(read).transpose()?,
             variables: self.chat_template_kwargs.unwrap_or_default(),

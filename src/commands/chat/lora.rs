@@ -1,10 +1,10 @@
 //! Commands for the stack of adapters. A change takes effect with the next answer.
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use lapwing::cost::bytes_per_token;
-use lapwing::saved::SavedAdapter;
-use lapwing::text::safe;
+use lapwing::saved::{SavedAdapter, hex};
+use lapwing::text::{check_name, safe};
 use lapwing_models::lora::{Adapter, DEFAULT_FACTORS, Entry, Fitted, Stack};
 use lapwing_models::os::NewFile;
 use lapwing_models::{Class, Error, Result};
@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use super::slash::{Complete, Next, Slash};
 use super::{Chat, compare, count, files};
+use crate::commands::folders::{absolute, data_folder};
 use crate::commands::inspect::bytes;
+use crate::commands::load;
 use crate::commands::lora::inspect::kinds;
-use crate::commands::{folders, load};
 
 /// The commands of this theme.
 pub static COMMANDS: &[Slash] = &[
@@ -176,20 +177,25 @@ fn path_and_scale(typed: &str) -> Result<(PathBuf, f32)> {
     }
 }
 
-/// The adapter at `path`, ready: as it is in memory if it is in the stack already.
-fn ready(chat: &Chat, path: &Path) -> Result<Arc<Fitted>> {
+/// The adapter of the stack whose content has this hash.
+fn present(chat: &Chat, hash: &str) -> Option<Arc<Fitted>> {
+    let mut fitted = chat.session.stack().entries().iter().map(|entry| &entry.fitted);
+    fitted.find(|fitted| hex(&fitted.adapter.hash) == hash).cloned()
+}
+
+/// The adapter, fitted to the model.
+fn fit(chat: &Chat, adapter: Adapter) -> Result<Arc<Fitted>> {
     let engine = chat.session.engine();
-    let adapter = Adapter::open(path)?;
-    let same = chat.session.stack().entries().iter().find(|entry| entry.fitted.adapter.hash == adapter.hash);
-    match same {
-        Some(entry) => Ok(entry.fitted.clone()),
-        None => Ok(Arc::new(engine.model().fit(adapter, DEFAULT_FACTORS, engine.team())?)),
-    }
+    Ok(Arc::new(engine.model().fit(adapter, DEFAULT_FACTORS, engine.team())?))
 }
 
 fn add(chat: &mut Chat, typed: &str) -> anyhow::Result<Next> {
     let (path, scale) = path_and_scale(typed)?;
-    let fitted = ready(chat, &path)?;
+    let adapter = Adapter::open(&path)?;
+    let fitted = match present(chat, &hex(&adapter.hash)) {
+        Some(fitted) => fitted,
+        None => fit(chat, adapter)?,
+    };
     let on = chat.session.stack().is_on();
     chat.change_stack(|stack| {
         let name = fitted.adapter.name.clone();
@@ -241,25 +247,34 @@ struct SavedStack {
 }
 
 /// The adapters of the stack, for a file.
-pub fn described(stack: &Stack) -> Result<Vec<SavedAdapter>> {
+pub fn described(stack: &Stack) -> Vec<SavedAdapter> {
     let one = |entry: &Entry| {
         let adapter = &entry.fitted.adapter;
-        let path = std::path::absolute(&adapter.path).map_err(|e| Error::io("find", &adapter.path, &e))?;
-        Ok(SavedAdapter { name: entry.name.clone(), path, hash: hex(&adapter.hash), scale: entry.scale })
+        let path = absolute(&adapter.path);
+        SavedAdapter { name: entry.name.clone(), path, hash: hex(&adapter.hash), scale: entry.scale }
     };
     stack.entries().iter().map(one).collect()
 }
 
 /// The stack that was described so. Adapters of the present stack stay as they are in memory.
+///
+/// # Errors
+/// When a file is not the one that was described, or cannot be read or fitted.
 pub fn restored(chat: &Chat, adapters: &[SavedAdapter]) -> Result<Stack> {
     let mut stack = Stack::default();
     for saved in adapters {
-        let fitted = ready(chat, &saved.path)?;
-        if hex(&fitted.adapter.hash) != saved.hash {
-            return Err(Error::bad_file("the adapter is not the one that was saved")
-                .in_file(&saved.path)
-                .advice("/lora add applies the new one"));
-        }
+        let fitted = match present(chat, &saved.hash) {
+            Some(fitted) => fitted,
+            None => {
+                let adapter = Adapter::open(&saved.path)?;
+                if hex(&adapter.hash) != saved.hash {
+                    return Err(Error::bad_file("the adapter is not the one that was saved")
+                        .in_file(&saved.path)
+                        .advice("/lora add applies the new one"));
+                }
+                fit(chat, adapter)?
+            }
+        };
         stack.add(&saved.name, fitted, saved.scale)?;
     }
     Ok(stack)
@@ -270,18 +285,13 @@ const LONGEST: u64 = 1 << 20;
 
 /// Where named stacks are.
 fn folder() -> Result<PathBuf> {
-    let folder =
-        folders::data_folder().ok_or_else(|| Error::new(Class::Other, "this user has no home folder"))?;
+    let folder = data_folder().ok_or_else(|| Error::new(Class::Other, "this user has no home folder"))?;
     Ok(folder.join("stacks"))
 }
 
 /// The file of a named stack.
 fn file(name: &str) -> Result<PathBuf> {
-    let fits = |c: char| c.is_alphanumeric() || "-_.".contains(c);
-    if name.is_empty() || name.starts_with('.') || name.len() > 100 || !name.chars().all(fits) {
-        return Err(Error::new(Class::Usage, "not a name for a stack")
-            .expected_got("letters, digits, - and _", safe(name)));
-    }
+    check_name("stack", name)?;
     Ok(folder()?.join(format!("{name}.json")))
 }
 
@@ -297,13 +307,9 @@ fn saved(_: &Chat) -> Vec<String> {
     names
 }
 
-fn hex(hash: &[u8]) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn save(chat: &mut Chat, name: &str) -> anyhow::Result<Next> {
     let file = file(name)?;
-    let adapters = described(chat.session.stack())?;
+    let adapters = described(chat.session.stack());
     if adapters.is_empty() {
         return Err(usage("there are no adapters to save", "/lora add PATH applies one"));
     }

@@ -1,24 +1,20 @@
 //! Commands that save sessions and take them up again.
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use lapwing::conversation::Role;
-use lapwing::saved::{
-    Opened, Saved, SavedAdapter, SavedCache, SavedModel, SavedTemplate, fingerprint, hex, write,
-};
+use lapwing::saved::{Opened, Saved, SavedCache, SavedModel, SavedTemplate, fingerprint, write};
 use lapwing::text::{check_name, nearest, safe};
 use lapwing_models::cancel::Cancel;
-use lapwing_models::lora::{Adapter, DEFAULT_FACTORS, Stack};
 use lapwing_models::os::NewFile;
 use lapwing_models::{Class, Error, Result};
 
 use super::settings::Setting;
 use super::slash::{Complete, Next, Slash};
 use super::turns::first_words;
-use super::{Chat, LORA, SYSTEM, count, settings};
-use crate::commands::folders::session_folder;
+use super::{Chat, LORA, SYSTEM, count, lora, settings};
+use crate::commands::folders::{absolute, session_folder};
 use crate::commands::load;
 use crate::commands::options::{TEMPLATE_FILE, TEMPLATE_KWARGS};
 use crate::commands::ui::size;
@@ -201,20 +197,13 @@ impl Chat {
 
     fn saved(&self, with_cache: bool) -> Saved {
         let model = self.session.engine().model();
-        let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-        let adapter = |entry: &lapwing_models::lora::Entry| SavedAdapter {
-            name: entry.name.clone(),
-            path: whole(&entry.fitted.adapter.path),
-            hash: hex(&entry.fitted.adapter.hash),
-            scale: entry.scale,
-        };
         Saved {
-            model: SavedModel { path: whole(model.gguf().path()), fingerprint: fingerprint(model.gguf()) },
+            model: SavedModel { path: absolute(model.gguf().path()), fingerprint: fingerprint(model.gguf()) },
             settings: settings::values(self)
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect(),
-            stack: self.session.stack().entries().iter().map(adapter).collect(),
+            stack: lora::described(self.session.stack()),
             stack_on: self.session.stack().is_on(),
             template: self.chosen.clone(),
             branches: self.branches.clone(),
@@ -292,8 +281,11 @@ impl Chat {
             ));
         }
         if !self.given.contains(&LORA) {
-            match self.stack_of(&saved.stack, saved.stack_on) {
-                Ok(stack) => self.session.set_stack(stack),
+            match lora::restored(self, &saved.stack) {
+                Ok(mut stack) => {
+                    stack.set_on(saved.stack_on);
+                    self.session.set_stack(stack);
+                }
                 Err(error) => problems.push(format!("its adapters are not applied: {error}")),
             }
         }
@@ -353,35 +345,6 @@ impl Chat {
             self.chosen = saved;
         }
         Ok(())
-    }
-
-    /// The saved adapters, read and fitted again; those in use stay as they are.
-    fn stack_of(&self, saved: &[SavedAdapter], on: bool) -> Result<Stack> {
-        let engine = self.session.engine();
-        let mut stack = Stack::default();
-        for one in saved {
-            let resident = self.session.stack().entries().iter();
-            let resident =
-                resident.map(|entry| &entry.fitted).find(|fitted| hex(&fitted.adapter.hash) == one.hash);
-            let fitted = match resident {
-                Some(fitted) => Arc::clone(fitted),
-                None => {
-                    let adapter = Adapter::open(&one.path)?;
-                    let hash = hex(&adapter.hash);
-                    if hash != one.hash {
-                        return Err(Error::bad_file("the adapter is not the one that was saved")
-                            .in_file(&one.path)
-                            .expected_got(&one.hash, hash));
-                    }
-                    Arc::new(engine.model().fit(adapter, DEFAULT_FACTORS, engine.team())?)
-                }
-            };
-            stack.add(&one.name, fitted, one.scale)?;
-        }
-        if !on {
-            stack.set_on(false);
-        }
-        Ok(stack)
     }
 
     /// What was taken up, for people.
