@@ -8,7 +8,7 @@ use std::ops::Range;
 /// Bytes between what is asked for and what is read. Memory that answers after 100 ns and gives a core 40 GB/s needs
 /// 4 KB on their way; what came too early still has to be in the L1 cache (32 or 48 KiB). Measured best of 4 to
 /// 64 KiB on Zen 5, with 8 and 32 KiB within 15%.
-const DISTANCE: usize = 16 << 10;
+pub(crate) const DISTANCE: usize = 16 << 10;
 
 /// The weights that a thread reads in this order.
 #[derive(Clone, Copy)]

@@ -1,7 +1,7 @@
 //! Matrix products of quantised or float weights with activations.
 use crate::activation::{self, Activation, gated};
 use crate::acts::{Acts, MATVEC_TOKENS, Row, Source};
-use crate::ahead::Ahead;
+use crate::ahead::{Ahead, DISTANCE, prefetch};
 use crate::format::TensorType;
 use crate::isa::Isa;
 use crate::linear_float::float_rows;
@@ -165,7 +165,8 @@ pub fn linear(team: &Team, acts: &mut Acts, source: Source, products: &mut [Prod
     }
     team.share(units, if n > MATVEC_TOKENS { LEAST_UNITS } else { 1 }, |worker| {
         let Worker { scratch, tile, input, idle, place, .. } = worker;
-        let input = Input::new(team.isa(), source, acts, input);
+        deltas.ask(n, place);
+        let input = &Input::new(team.isa(), source, acts, input);
         deltas.multiply(input, place, scratch);
         let (own, then) = (place.share(units), first_part(next, place));
         while let Some(mut claimed) = place.take() {
@@ -236,7 +237,8 @@ pub fn gated_linear(
     let units = rows.div_ceil(UNIT);
     team.share(units, 1, |worker| {
         let Worker { scratch, tile, input, idle, place, .. } = worker;
-        let input = Input::new(team.isa(), source, acts, input);
+        deltas.ask(n, place);
+        let input = &Input::new(team.isa(), source, acts, input);
         deltas.multiply(input, place, scratch);
         let (own, then) = (place.share(units), first_part(next, place));
         while let Some(units) = place.take() {
@@ -285,10 +287,12 @@ fn first_part<'a>(matrices: &[Matrix<'a>], place: Place) -> &'a [u8] {
 }
 
 /// The argument of all products of a call.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Input<'a> {
     isa: Isa,
     n: usize,
+    /// Those of the `n` to multiply with: whole tiles of the activations.
+    tokens: Range<usize>,
     /// `[n][cols]`
     x: &'a [f32],
     quantised: Quants<'a>,
@@ -305,20 +309,20 @@ impl<'a> Input<'a> {
     fn new(isa: Isa, source: Source<'a>, acts: &'a Acts, memory: &'a mut Scratch) -> Self {
         let n = source.tokens();
         if n > MATVEC_TOKENS {
-            return Input { isa, n, x: acts.values(source), quantised: Quants::Many(acts) };
+            return Input { isa, n, tokens: 0..n, x: acts.values(source), quantised: Quants::Many(acts) };
         }
         let (x, row) = source.one(isa, memory);
-        Input { isa, n, x, quantised: Quants::One(row) }
+        Input { isa, n, tokens: 0..1, x, quantised: Quants::One(row) }
     }
 
-    /// Computes the rows `rows` of `w` for all tokens. With one token, weights are asked for `ahead`.
-    fn multiply(self, w: &Matrix, rows: Range<usize>, out: &Out, scratch: &mut Scratch, ahead: Ahead) {
-        let isa = self.isa;
+    /// Computes the rows `rows` of `w` for its tokens. With one token, weights are asked for `ahead`.
+    fn multiply(&self, w: &Matrix, rows: Range<usize>, out: &Out, scratch: &mut Scratch, ahead: Ahead) {
+        let (isa, tokens) = (self.isa, self.tokens.clone());
         if !w.ty.is_quantised() {
-            return float_rows(isa, w, rows, self.x, out, scratch, ahead);
+            return float_rows(isa, w, rows, (self.x, tokens), out, scratch, ahead);
         }
         match self.quantised {
-            Quants::Many(acts) => matmul(isa, w, rows, acts, out, scratch),
+            Quants::Many(acts) => matmul(isa, w, rows, (acts, tokens), out, scratch),
             Quants::One(row) => matvec(isa, w, rows, row, out, scratch, ahead),
         }
     }
@@ -350,27 +354,57 @@ impl<'a> Deltas<'a> {
         Self { jobs, done: AtomicUsize::new(0), threads }
     }
 
+    /// What a thread computes of all t of one token: rows of some A, in fours, which share the loads of the argument.
+    fn rows(&self, place: Place) -> impl Iterator<Item = (&(Matrix<'a>, Out<'a>), Range<usize>)> {
+        let fours = |a: &Matrix| a.rows.div_ceil(4);
+        let mine = place.share(self.jobs.iter().map(|(a, _)| fours(a)).sum());
+        let mut first = 0;
+        self.jobs.iter().map(move |job| {
+            let a = &job.0;
+            let row = |four: usize| (4 * four.saturating_sub(first)).min(a.rows);
+            let rows = row(mine.start)..row(mine.end);
+            first += fours(a);
+            (job, rows)
+        })
+    }
+
+    /// Asks memory for what this thread begins with, when the argument is still to be prepared.
+    fn ask(&self, tokens: usize, place: Place) {
+        if tokens == 1 {
+            let mut left = DISTANCE;
+            for ((a, _), rows) in self.rows(place) {
+                let bytes = &a.part(&rows)[..];
+                let count = bytes.len().min(left);
+                prefetch(bytes.as_ptr(), count);
+                left -= count;
+            }
+        }
+    }
+
     /// This thread's part of all t.
-    fn multiply(&self, input: Input<'_>, place: Place, scratch: &mut Scratch) {
+    fn multiply(&self, input: &Input, place: Place, scratch: &mut Scratch) {
         if self.jobs.is_empty() {
             return;
         }
         // Told also when this thread panics, or the others would wait for ever.
         let _done = Told(&self.done);
-        // Panels start at multiples of `UNIT`; a matrix times one token is cut finer, to share one delta.
-        let unit = if input.n > MATVEC_TOKENS { UNIT } else { 4 };
-        let units: usize = self.jobs.iter().map(|(a, _)| a.rows.div_ceil(unit)).sum();
-        let mine = place.share(units);
-        let mut first = 0;
-        for (a, out) in &self.jobs {
-            let count = a.rows.div_ceil(unit);
-            let part = mine.start.max(first)..mine.end.min(first + count);
-            if part.start < part.end {
-                let rows = (part.start - first) * unit..((part.end - first) * unit).min(a.rows);
-                let ahead = Ahead { here: &a.data[rows.start * a.row_bytes..], next: &[] };
-                input.multiply(a, rows, out, scratch, ahead);
+        match input.quantised {
+            Quants::One(_) => {
+                for ((a, out), rows) in self.rows(place).filter(|(_, rows)| !rows.is_empty()) {
+                    let ahead = Ahead { here: a.part(&(rows.start..a.rows)), next: &[] };
+                    input.multiply(a, rows, out, scratch, ahead);
+                }
             }
-            first += count;
+            // Ranks are fewer than the rows of a panel: the tokens are shared.
+            Quants::Many(acts) => {
+                let tiles: Vec<_> = acts.tiles().collect();
+                if let [first, .., last] | [first @ last] = &tiles[place.share(tiles.len())] {
+                    let input = Input { tokens: first.start..last.end, ..input.clone() };
+                    for (a, out) in &self.jobs {
+                        input.multiply(a, 0..a.rows, out, scratch, Ahead { here: &[], next: &[] });
+                    }
+                }
+            }
         }
     }
 
@@ -416,7 +450,7 @@ impl Job<'_> {
     /// Computes the rows `rows` for all tokens, into their places in `out`.
     fn run(
         &self,
-        input: Input<'_>,
+        input: &Input,
         rows: Range<usize>,
         deltas: &Deltas,
         [scratch, tile]: [&mut Scratch; 2],
@@ -444,7 +478,7 @@ impl Job<'_> {
     #[allow(clippy::too_many_arguments)]
     fn tile(
         &self,
-        input: Input<'_>,
+        input: &Input,
         rows: Range<usize>,
         deltas: &Deltas,
         scratch: &mut Scratch,
@@ -460,11 +494,17 @@ impl Job<'_> {
             add: false,
             factor: 1.0,
         };
+        if input.n == 1 {
+            for delta in self.low_rank {
+                let b = delta.factors.b_rows(delta.first_row + rows.start, rows.len());
+                prefetch(b.as_ptr(), b.len());
+            }
+        }
         input.multiply(&self.w, rows.clone(), &out, scratch, ahead);
-        for (i, &delta) in self.low_rank.iter().enumerate() {
-            let (t, t_stride) = (deltas.t(self.first_delta + i), delta.factors.rank());
+        if !self.low_rank.is_empty() {
+            let t = |i| deltas.t(self.first_delta + i);
             let (row, rows) = (rows.start, rows.len());
-            input.isa.dispatch_floats(Apply { delta, t, t_stride, row, rows, tile: &mut *tile, stride });
+            input.isa.dispatch_floats(Apply { deltas: self.low_rank, t, row, rows, tile, stride });
         }
     }
 }

@@ -57,7 +57,7 @@ weight!(F32, 4, load_le);
 weight!(F16, 2, load_f16_le);
 weight!(Bf16, 2, load_bf16_le);
 
-/// Computes `rows` of `w` for all rows of `x`, `[n][w.cols()]`; the calling thread owns these rows of `out`.
+/// Computes `rows` of `w` for the rows `tokens` of `x`, `[n][w.cols()]`; the calling thread owns these of `out`.
 ///
 /// # Panics
 /// When the weights are quantised.
@@ -65,20 +65,20 @@ pub(crate) fn float_rows(
     isa: Isa,
     w: &Matrix,
     rows: Range<usize>,
-    x: &[f32],
+    (x, tokens): (&[f32], Range<usize>),
     out: &Out,
     scratch: &mut Scratch,
     ahead: Ahead,
 ) {
     match w.ty() {
         TensorType::F32 => {
-            isa.dispatch_floats(Rows::<F32> { w, rows, x, out, scratch, ahead, of: PhantomData })
+            isa.dispatch_floats(Rows::<F32> { w, rows, x, tokens, out, scratch, ahead, of: PhantomData })
         }
         TensorType::F16 => {
-            isa.dispatch_floats(Rows::<F16> { w, rows, x, out, scratch, ahead, of: PhantomData })
+            isa.dispatch_floats(Rows::<F16> { w, rows, x, tokens, out, scratch, ahead, of: PhantomData })
         }
         TensorType::Bf16 => {
-            isa.dispatch_floats(Rows::<Bf16> { w, rows, x, out, scratch, ahead, of: PhantomData })
+            isa.dispatch_floats(Rows::<Bf16> { w, rows, x, tokens, out, scratch, ahead, of: PhantomData })
         }
         ty => panic!("{ty} is not a float type"),
     }
@@ -88,6 +88,7 @@ struct Rows<'a, W> {
     w: &'a Matrix<'a>,
     rows: Range<usize>,
     x: &'a [f32],
+    tokens: Range<usize>,
     out: &'a Out<'a>,
     scratch: &'a mut Scratch,
     ahead: Ahead<'a>,
@@ -145,11 +146,11 @@ impl<W: Weight> Rows<'_, W> {
         let chains = self.scratch.get::<f32>(BLOCK_ROWS * T * 16).as_chunks_mut::<16>().0;
         for first in self.rows.clone().step_by(BLOCK_ROWS) {
             let rows = first..self.rows.end.min(first + BLOCK_ROWS);
-            let (n, mut token) = (self.x.len() / cols, 0);
-            while token < n {
+            let mut token = self.tokens.start;
+            while token < self.tokens.end {
                 let x = &self.x[token * cols..];
                 let mut tile = Tile { w: self.w, rows: rows.clone(), x, token, chains, out: self.out };
-                token += match n - token {
+                token += match self.tokens.end - token {
                     left if left >= T => tile.run::<S, W, R, T>(s),
                     1 => tile.run::<S, W, R, 1>(s),
                     _ => tile.run::<S, W, R, 2>(s),

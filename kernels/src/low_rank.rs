@@ -4,15 +4,12 @@
 //! its product with t = A·x is a chain of scaled vectors that lie one after the other, in the order in which memory
 //! is read. It vectorises over outputs, and the chain order (rank after rank, adapter after adapter) is the same
 //! for any number of tokens and threads.
-use crate::format::{EncodeError, TensorType, encode_row};
+use crate::format::{EncodeError, TensorType, as_blocks, encode_row, f16_value};
 use crate::isa::{Op, Simd};
 use crate::linear::Matrix;
 
 /// Outputs are packed in whole blocks of this many.
 const BLOCK: usize = 32;
-/// Tokens that share one load of B: eight accumulators, two a token, hide the latency of a fused multiply-add.
-const TOKENS: usize = 4;
-
 /// The factors of one delta of rank r on a matrix of `rows` outputs and `cols` inputs, packed.
 #[derive(Clone)]
 pub struct Factors {
@@ -96,10 +93,10 @@ impl Factors {
         Matrix::new(self.ty, self.rank, self.cols, &self.a).expect("packed with this shape")
     }
 
-    /// The rows `row..row + BLOCK` of B, `[rank][BLOCK]`.
-    fn b_block(&self, row: usize) -> &[u8] {
+    /// The rows `row..row + rows` of B, from a multiple of `BLOCK` on: whole blocks of `[rank][BLOCK]`.
+    pub(crate) fn b_rows(&self, row: usize, rows: usize) -> &[u8] {
         let bytes = self.b.len() / self.rows.div_ceil(BLOCK);
-        &self.b[row / BLOCK * bytes..][..bytes]
+        &self.b[row / BLOCK * bytes..][..rows.div_ceil(BLOCK) * bytes]
     }
 }
 
@@ -116,14 +113,12 @@ pub struct LowRank<'a> {
     pub gain: Option<&'a [f32]>,
 }
 
-/// Adds one delta to a tile of a product.
-pub(crate) struct Apply<'a> {
-    /// The delta.
-    pub delta: LowRank<'a>,
-    /// s·A·x of each token: `[tokens][t_stride]`, the first `rank` of each.
-    pub t: &'a [f32],
-    /// Values from one token's t to the next.
-    pub t_stride: usize,
+/// Adds the deltas of a product to a tile of it.
+pub(crate) struct Apply<'a, T> {
+    /// The deltas, in the order of summation.
+    pub deltas: &'a [LowRank<'a>],
+    /// s·A·x of a delta by its index, `[tokens][rank]`.
+    pub t: T,
     /// First row of the tile in the product, a multiple of 32.
     pub row: usize,
     /// Rows of the tile.
@@ -134,78 +129,110 @@ pub(crate) struct Apply<'a> {
     pub stride: usize,
 }
 
-impl Op for Apply<'_> {
+impl<'a, T: Fn(usize) -> &'a [f32]> Op for Apply<'a, T> {
     type Output = ();
 
     #[inline(always)]
-    fn call<S: Simd>(self, simd: S) {
-        match self.delta.factors.ty {
-            TensorType::F32 => self.add::<S, F32>(simd),
-            TensorType::F16 => self.add::<S, F16>(simd),
-            TensorType::Bf16 => self.add::<S, Bf16>(simd),
-            TensorType::Q8_0 => self.add::<S, Q8>(simd),
-            other => unreachable!("factors are never packed as {other}"),
+    fn call<S: Simd>(mut self, simd: S) {
+        // Tokens share the loads of B; each of them takes two accumulators.
+        if const { S::ACCUMULATORS >= 24 } {
+            self.add::<S, 8>(simd);
+        } else if const { S::ACCUMULATORS >= 6 } {
+            self.add::<S, 3>(simd);
+        } else {
+            self.add::<S, 1>(simd);
         }
     }
 }
 
-impl Apply<'_> {
+impl<'a, T: Fn(usize) -> &'a [f32]> Apply<'a, T> {
     #[inline(always)]
-    fn add<S: Simd, P: Packed>(mut self, simd: S) {
+    fn add<S: Simd, const N: usize>(&mut self, simd: S) {
         let tokens = self.tile.len() / self.stride;
         for at in (0..self.rows).step_by(BLOCK) {
-            let mut t = 0;
-            while t + TOKENS <= tokens {
-                self.block::<S, P, TOKENS>(simd, t, at);
-                t += TOKENS;
+            let mut token = 0;
+            while token + N <= tokens {
+                self.block::<S, N>(simd, token, at);
+                token += N;
             }
-            while t < tokens {
-                self.block::<S, P, 1>(simd, t, at);
-                t += 1;
+            while token < tokens {
+                self.block::<S, 1>(simd, token, at);
+                token += 1;
             }
         }
     }
 
-    /// Rows `at..at + BLOCK` of the tile, tokens `t..t + N`.
+    /// Rows `at..at + BLOCK` of the tile, tokens `token..token + N`.
     #[inline(always)]
-    fn block<S: Simd, P: Packed, const N: usize>(&mut self, simd: S, t: usize, at: usize) {
-        let LowRank { factors, first_row, gain, .. } = self.delta;
-        let (row, stride, end) = (first_row + self.row + at, self.stride, self.rows.next_multiple_of(16));
-        let place = |i: usize, half: usize| {
-            let part = (at + 16 * half).min(end)..(at + 16 * half + 16).min(end);
-            (t + i) * stride + part.start..(t + i) * stride + part.end
-        };
-        let mut acc: [[S::F; 2]; N] =
-            std::array::from_fn(|i| std::array::from_fn(|half| simd.load_part(&self.tile[place(i, half)])));
-        let b = factors.b_block(row);
-        let coefficients: [&[f32]; N] =
-            std::array::from_fn(|i| &self.t[(t + i) * self.t_stride..][..factors.rank]);
-        for (j, b) in b.chunks_exact(b.len() / factors.rank).enumerate() {
-            let (scale, b) = P::load(simd, b);
-            for (acc, t) in acc.iter_mut().zip(coefficients) {
-                let t = simd.splat(scale * t[j]);
-                *acc = [simd.fma(b[0], t, acc[0]), simd.fma(b[1], t, acc[1])];
+    fn block<S: Simd, const N: usize>(&mut self, simd: S, token: usize, at: usize) {
+        let halves = (self.rows - at).div_ceil(16).min(2);
+        let place = |i: usize, half: usize| (token + i) * self.stride + at + 16 * half;
+        let mut acc = [[simd.splat(0.0); 2]; N];
+        for i in 0..N {
+            for half in 0..halves {
+                acc[i][half] = simd.load(lanes(&self.tile[place(i, half)..]));
             }
         }
-        if let Some(gain) = gain {
-            for half in 0..2 {
-                let row = row + 16 * half;
-                let g = simd.load_part(&gain[row.min(gain.len())..(row + 16).min(gain.len())]);
-                acc.iter_mut().for_each(|acc| acc[half] = simd.mul(acc[half], g));
+        for (i, delta) in self.deltas.iter().enumerate() {
+            let (factors, row) = (delta.factors, delta.first_row + self.row + at);
+            let b = factors.b_rows(row, BLOCK);
+            let t = &(self.t)(i)[token * factors.rank..][..N * factors.rank];
+            match factors.ty {
+                TensorType::F32 => chains::<S, F32, N>(simd, b, t, &mut acc),
+                TensorType::F16 => chains::<S, F16, N>(simd, b, t, &mut acc),
+                TensorType::Bf16 => chains::<S, Bf16, N>(simd, b, t, &mut acc),
+                TensorType::Q8_0 => chains::<S, Q8, N>(simd, b, t, &mut acc),
+                other => unreachable!("factors are never packed as {other}"),
+            }
+            if let Some(gain) = delta.gain {
+                for half in 0..2 {
+                    let row = row + 16 * half;
+                    let g = simd.load_part(&gain[row.min(gain.len())..(row + 16).min(gain.len())]);
+                    acc.iter_mut().for_each(|acc| acc[half] = simd.mul(acc[half], g));
+                }
             }
         }
-        for (i, acc) in acc.into_iter().enumerate() {
-            for (half, acc) in acc.into_iter().enumerate() {
-                simd.store_part(acc, &mut self.tile[place(i, half)]);
+        for i in 0..N {
+            for half in 0..halves {
+                let at = place(i, half);
+                simd.store(acc[i][half], self.tile[at..].first_chunk_mut().expect("whole vectors"));
             }
         }
     }
+}
+
+/// Adds to each token the rows `b`, `[rank][BLOCK]`, times its `t`, of `[N][rank]`.
+///
+/// Written with plain loops: iterators and the closures of `array::map` are not always inlined here, and lose the
+/// instruction set then.
+#[inline(always)]
+fn chains<S: Simd, P: Packed, const N: usize>(simd: S, b: &[u8], t: &[f32], acc: &mut [[S::F; 2]; N]) {
+    let rank = t.len() / N;
+    let mut of_token = [t; N];
+    for i in 0..N {
+        of_token[i] = &t[i * rank..(i + 1) * rank];
+    }
+    let mut sums = *acc;
+    for j in 0..rank {
+        let [lo, hi] = P::load(simd, &b[j * P::BYTES..][..P::BYTES]);
+        for i in 0..N {
+            let t = simd.splat(of_token[i][j]);
+            sums[i] = [simd.fma(lo, t, sums[i][0]), simd.fma(hi, t, sums[i][1])];
+        }
+    }
+    *acc = sums;
+}
+
+fn lanes(values: &[f32]) -> &[f32; 16] {
+    values.first_chunk().expect("whole vectors")
 }
 
 /// How the `BLOCK` values of a rank are read.
 trait Packed {
-    /// A factor on all of them, and the values.
-    fn load<S: Simd>(simd: S, bytes: &[u8]) -> (f32, [S::F; 2]);
+    /// Bytes of the values.
+    const BYTES: usize;
+    /// The values.
+    fn load<S: Simd>(simd: S, bytes: &[u8]) -> [S::F; 2];
 }
 
 /// The `N` bytes from `at`.
@@ -216,35 +243,43 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
 
 struct F32;
 impl Packed for F32 {
+    const BYTES: usize = 4 * BLOCK;
+
     #[inline(always)]
-    fn load<S: Simd>(simd: S, bytes: &[u8]) -> (f32, [S::F; 2]) {
-        (1.0, [simd.load_le(array(bytes, 0)), simd.load_le(array(bytes, 64))])
+    fn load<S: Simd>(simd: S, bytes: &[u8]) -> [S::F; 2] {
+        [simd.load_le(array(bytes, 0)), simd.load_le(array(bytes, 64))]
     }
 }
 
 struct F16;
 impl Packed for F16 {
+    const BYTES: usize = 2 * BLOCK;
+
     #[inline(always)]
-    fn load<S: Simd>(simd: S, bytes: &[u8]) -> (f32, [S::F; 2]) {
-        (1.0, [simd.load_f16_le(array(bytes, 0)), simd.load_f16_le(array(bytes, 32))])
+    fn load<S: Simd>(simd: S, bytes: &[u8]) -> [S::F; 2] {
+        [simd.load_f16_le(array(bytes, 0)), simd.load_f16_le(array(bytes, 32))]
     }
 }
 
 struct Bf16;
 impl Packed for Bf16 {
+    const BYTES: usize = 2 * BLOCK;
+
     #[inline(always)]
-    fn load<S: Simd>(simd: S, bytes: &[u8]) -> (f32, [S::F; 2]) {
-        (1.0, [simd.load_bf16_le(array(bytes, 0)), simd.load_bf16_le(array(bytes, 32))])
+    fn load<S: Simd>(simd: S, bytes: &[u8]) -> [S::F; 2] {
+        [simd.load_bf16_le(array(bytes, 0)), simd.load_bf16_le(array(bytes, 32))]
     }
 }
 
 struct Q8;
 impl Packed for Q8 {
+    const BYTES: usize = 2 + BLOCK;
+
     #[inline(always)]
-    fn load<S: Simd>(simd: S, bytes: &[u8]) -> (f32, [S::F; 2]) {
-        let d = half::f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
-        let q = |at| simd.load_i8(&array::<16>(bytes, at).map(|q| q as i8));
-        (d, [q(2), q(18)])
+    fn load<S: Simd>(simd: S, bytes: &[u8]) -> [S::F; 2] {
+        let d = simd.splat(f16_value(*array(bytes, 0)));
+        let q: &[[i8; 16]] = as_blocks(&bytes[2..2 + BLOCK]);
+        [simd.mul(simd.load_i8(&q[0]), d), simd.mul(simd.load_i8(&q[1]), d)]
     }
 }
 
@@ -265,15 +300,15 @@ mod tests {
         let (rank, cols, rows, tokens) = (5, 64, 150, 11);
         let (a, b) = (values(rank * cols, 1), values(rows * rank, 2));
         let factors = Factors::pack(ty, rank, cols, rows, &a, &b).unwrap();
-        let (t, y, g) = (values(tokens * 8, 3), values(tokens * 64, 4), values(rows, 5));
+        let (t, y, g) = (values(tokens * rank, 3), values(tokens * 64, 4), values(rows, 5));
         let (first_row, row, tile_rows, stride) = (64, 32, 54, 64);
         for isa in Isa::available() {
             let mut tile = y.clone();
             let delta = LowRank { factors: &factors, first_row, scale: 1.0, gain: gain.then_some(&g[..]) };
+            let deltas = &[delta];
             isa.dispatch_floats(Apply {
-                delta,
-                t: &t,
-                t_stride: 8,
+                deltas,
+                t: |_| &t[..],
                 row,
                 rows: tile_rows,
                 tile: &mut tile,
@@ -284,7 +319,7 @@ mod tests {
                     let of = first_row + row + r;
                     let mut want = f64::from(y[token * stride + r]);
                     for j in 0..rank {
-                        want += f64::from(b[of * rank + j]) * f64::from(t[token * 8 + j]);
+                        want += f64::from(b[of * rank + j]) * f64::from(t[token * rank + j]);
                     }
                     if gain {
                         want *= f64::from(g[of]);
@@ -433,14 +468,13 @@ mod tests {
     #[test]
     fn one_token_and_many_give_the_same_bits() {
         let factors = Factors::pack(TensorType::F16, 4, 32, 64, &values(128, 1), &values(256, 2)).unwrap();
-        let delta = LowRank { factors: &factors, first_row: 0, scale: 1.0, gain: None };
+        let deltas = &[LowRank { factors: &factors, first_row: 0, scale: 1.0, gain: None }];
         let (t, y) = (values(9 * 4, 3), values(9 * 64, 4));
         for isa in Isa::available() {
             let mut all = y.clone();
             isa.dispatch_floats(Apply {
-                delta,
-                t: &t,
-                t_stride: 4,
+                deltas,
+                t: |_| &t[..],
                 row: 0,
                 rows: 64,
                 tile: &mut all,
@@ -448,16 +482,8 @@ mod tests {
             });
             for token in 0..9 {
                 let mut one = y[token * 64..][..64].to_vec();
-                let t = &t[token * 4..][..4];
-                isa.dispatch_floats(Apply {
-                    delta,
-                    t,
-                    t_stride: 4,
-                    row: 0,
-                    rows: 64,
-                    tile: &mut one,
-                    stride: 64,
-                });
+                let t = |_| &t[token * 4..][..4];
+                isa.dispatch_floats(Apply { deltas, t, row: 0, rows: 64, tile: &mut one, stride: 64 });
                 assert_eq!(one, all[token * 64..][..64]);
             }
         }

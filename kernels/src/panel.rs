@@ -22,23 +22,24 @@ use crate::team::Scratch;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Computes `rows` of `w`, from a multiple of the panel's rows on, times all tokens of `acts`.
+/// Computes `rows` of `w`, from a multiple of the panel's rows on, times some tokens of the activations: whole tiles.
 pub(crate) fn matmul(
     isa: Isa,
     w: &Matrix,
     rows: Range<usize>,
-    acts: &Acts,
+    acts: (&Acts, Range<usize>),
     out: &Out,
     scratch: &mut Scratch,
 ) {
     with_quantised!(w.ty(), Q => isa.dispatch(Panels::<Q>::new(w, rows, acts, out, scratch)), else => unreachable!());
 }
 
-/// The products of `rows` of `w` with all tokens of `acts`. `rows` starts at a multiple of the panel's rows.
+/// The products of `rows` of `w` with `tokens` of `acts`. `rows` starts at a multiple of the panel's rows.
 pub(crate) struct Panels<'a, Q> {
     w: &'a Matrix<'a>,
     rows: Range<usize>,
     acts: &'a Acts,
+    tokens: Range<usize>,
     out: &'a Out<'a>,
     scratch: &'a mut Scratch,
     _format: PhantomData<Q>,
@@ -48,11 +49,11 @@ impl<'a, Q: Quantised> Panels<'a, Q> {
     pub fn new(
         w: &'a Matrix<'a>,
         rows: Range<usize>,
-        acts: &'a Acts,
+        (acts, tokens): (&'a Acts, Range<usize>),
         out: &'a Out<'a>,
         scratch: &'a mut Scratch,
     ) -> Self {
-        Panels { w, rows, acts, out, scratch, _format: PhantomData }
+        Panels { w, rows, acts, tokens, out, scratch, _format: PhantomData }
     }
 }
 
@@ -61,7 +62,7 @@ impl<Q: Quantised> Op for Panels<'_, Q> {
 
     #[inline(always)]
     fn call<S: Simd>(self, simd: S) {
-        let Panels { w, acts, out, .. } = self;
+        let Panels { w, acts, tokens: of, out, .. } = self;
         let (n, blocks) = (acts.tokens(), acts.blocks());
         let sizes = [
             n * blocks * Known::<S, Q, 1>::AUX * 4,
@@ -92,7 +93,7 @@ impl<Q: Quantised> Op for Panels<'_, Q> {
             unpack::<S, Q>(simd, panels, row, stack);
             for class in 0..4 {
                 let stack = &stack[class * stack.len() / 4..(class + 1) * stack.len() / 4];
-                for tokens in acts.tiles() {
+                for tokens in acts.tiles().filter(|tile| of.start <= tile.start && tile.end <= of.end) {
                     for (panel, weights) in stack.chunks_exact(stack.len() / panels).enumerate() {
                         let sums = &mut sums[(panel * n + tokens.start) * 2 * S::ROWS..]
                             [..tokens.len() * 2 * S::ROWS];

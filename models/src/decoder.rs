@@ -18,7 +18,7 @@ use crate::arch::DecoderSpec;
 use crate::cancel::Cancel;
 use crate::kv_cache::KvCache;
 use crate::linear::Linear;
-use crate::lora::{OUTPUT, Resolved, Stack};
+use crate::lora::{Resolved, Stack};
 use crate::model::{Model, Rope};
 use crate::weights::LayerWeights;
 use crate::{Class, Error, Result};
@@ -258,7 +258,7 @@ fn forward_batch(
 
     let x = Source::normed(&ws.x[from * width..n * width], &weights.norm, eps);
     let logits = &mut ws.logits[row * spec.vocab..][..wanted * spec.vocab];
-    let deltas = ws.stack.of(OUTPUT, 0);
+    let deltas = ws.stack.of(&weights.output);
     // What comes after this is the next token.
     let next = weights.layers.first().map(|layer| qkv(layer).map(|w| model.matrix(w)));
     let next = next.as_ref().map_or(&[][..], |next| next);
@@ -311,7 +311,7 @@ fn attend(
     let x = Source::normed(&ws.x[..n * width], &layer.attention_norm, eps);
     let (q, k, v) = (&mut ws.q[..n * q_width], &mut ws.k[..n * kv_width], &mut ws.v[..n * kv_width]);
     let stack = &ws.stack;
-    let [of_q, of_k, of_v] = qkv(layer).map(|w| stack.of_linear(w));
+    let [of_q, of_k, of_v] = qkv(layer).map(|w| stack.of(w));
     linear(
         team,
         &mut ws.acts,
@@ -357,7 +357,7 @@ fn attend(
     attention(team, &args, attended);
     let attended = Source::new(attended, q_width);
     let x = &mut ws.x[from * width..n * width];
-    let of_o = stack.of_linear(&layer.o);
+    let of_o = stack.of(&layer.o);
     // Of a gated product each thread begins with its rows of the gate.
     let next = [model.matrix(&layer.gate)];
     match &layer.attention_post_norm {
@@ -392,7 +392,7 @@ fn feed_forward(
     let next = &next.map(|w| model.matrix(w))[..if i + 1 < layers.len() { 3 } else { 1 }];
     let x = &mut ws.x[rows.start * width..rows.end * width];
     let source = Source::normed(x, &layer.ffn_norm, eps);
-    let [of_gate, of_up, of_down] = [&layer.gate, &layer.up, &layer.down].map(|w| ws.stack.of_linear(w));
+    let [of_gate, of_up, of_down] = [&layer.gate, &layer.up, &layer.down].map(|w| ws.stack.of(w));
     let (gate, up, gated) = (&mut ws.gate[..m * ff], &mut ws.up[..m * ff], &mut ws.gated[..m * ff]);
     let mut products =
         [product(model, &layer.gate, &of_gate, gate, false), product(model, &layer.up, &of_up, up, false)];

@@ -37,6 +37,11 @@ impl Linear {
         &self.name
     }
 
+    /// The tensor in the file.
+    pub(crate) fn tensor(&self) -> TensorId {
+        self.tensor
+    }
+
     /// First row of this matrix in its tensor: not 0 in fused tensors.
     pub fn first_row(&self) -> usize {
         self.first_row

@@ -25,6 +25,9 @@ macro_rules! block {
 }
 pub(super) use block;
 
+// SAFETY: as of the byte arrays of blocks.
+unsafe impl<const N: usize> Bytes for [i8; N] {}
+
 /// The bytes of `src` as blocks; bytes after the last whole block are left out.
 pub fn as_blocks<B: Bytes>(src: &[u8]) -> &[B] {
     // SAFETY: the pointer is valid for `len / size` blocks of `size` bytes, `B` has alignment 1 and accepts any bytes
@@ -54,7 +57,7 @@ pub(super) fn random_block<B: Bytes>(rng: &mut impl FnMut() -> u64) -> B {
 ///
 /// In integer operations and one product: without the calls and branches of a library, loops over it become vectors.
 #[inline(always)]
-pub(super) fn f16_value(bytes: [u8; 2]) -> f32 {
+pub(crate) fn f16_value(bytes: [u8; 2]) -> f32 {
     let bits = u32::from(u16::from_le_bytes(bytes));
     // Exponent and fraction move to their places in an f32, whose exponents are biased by 127 − 15 = 112 more; the
     // product also makes subnormal values normal.

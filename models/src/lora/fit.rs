@@ -5,6 +5,7 @@ use lapwing_kernels::team::Team;
 
 use super::{Adapter, Delta, Fitted};
 use crate::error::{Error, Result};
+use crate::gguf::TensorId;
 use crate::linear::Linear;
 use crate::model::Model;
 
@@ -43,6 +44,11 @@ impl Model {
             Some(t) => Matrix::new(t.ty, t.rows(), t.cols(), t.data).ok(),
             None => (target == OUTPUT).then(|| self.matrix(&self.weights().output)),
         }
+    }
+
+    /// The tensor of the products that a delta on `target` is added to.
+    pub(super) fn target_tensor(&self, target: &str) -> Option<TensorId> {
+        self.targets(target).next().map(Linear::tensor)
     }
 
     /// The heads of a target whose rows are in another order here than in the Hugging Face checkpoint: q and k of the

@@ -10,6 +10,7 @@ use super::combine::transposed;
 use super::dora::Dora;
 use super::{Adapter, Delta};
 use crate::error::{Class, Error, Result};
+use crate::gguf::TensorId;
 use crate::linear::Linear;
 use crate::model::Model;
 
@@ -22,7 +23,7 @@ pub struct Fitted {
     pub adapter: Adapter,
     /// Type of the packed factors.
     pub ty: TensorType,
-    linear: HashMap<String, Packed>,
+    linear: HashMap<TensorId, Arc<Packed>>,
     embedding: Option<Embedding>,
 }
 
@@ -92,7 +93,8 @@ impl Fitted {
             };
             let factors = Factors::pack(ty, delta.rank, delta.a.cols, delta.b.rows, &a, &b)
                 .map_err(|e| Error::new(Class::Usage, format!("factors cannot be kept as {ty}: {e}")))?;
-            linear.insert(target.clone(), Packed { factors, scale: delta.scale, dora });
+            let tensor = base.target_tensor(target).ok_or_else(missing)?;
+            linear.insert(tensor, Arc::new(Packed { factors, scale: delta.scale, dora }));
         }
         Ok(Self { adapter, ty, linear, embedding })
     }
@@ -200,11 +202,11 @@ impl Stack {
     pub fn resolve(&self) -> Resolved {
         let mut resolved = Resolved::default();
         for entry in self.active() {
-            for (target, packed) in &entry.fitted.linear {
+            for (tensor, packed) in &entry.fitted.linear {
                 let scale = packed.scale * entry.scale;
                 let gain = packed.dora.as_ref().map(|d| d.gain(scale));
-                let part = Part { fitted: Arc::clone(&entry.fitted), target: target.clone(), scale, gain };
-                resolved.linear.entry(target.clone()).or_default().push(part);
+                let part = Part { packed: Arc::clone(packed), scale, gain };
+                resolved.linear.entry(*tensor).or_default().push(part);
             }
             if let Some(e) = &entry.fitted.embedding {
                 resolved.embedding.push((Arc::clone(&entry.fitted), e.scale * entry.scale));
@@ -224,16 +226,15 @@ pub fn check_scale(scale: f32) -> Result<()> {
         .expected_got("such as 1.0", scale))
 }
 
-/// A stack as the forward pass reads it: for each tensor its deltas in the order of summation.
+/// A stack as the forward pass reads it: for the tensor of each product the deltas in the order of summation.
 #[derive(Default)]
 pub struct Resolved {
-    linear: HashMap<String, Vec<Part>>,
+    linear: HashMap<TensorId, Vec<Part>>,
     embedding: Vec<(Arc<Fitted>, f32)>,
 }
 
 struct Part {
-    fitted: Arc<Fitted>,
-    target: String,
+    packed: Arc<Packed>,
     scale: f32,
     gain: Option<Vec<f32>>,
 }
@@ -245,17 +246,13 @@ impl Resolved {
     }
 
     /// The deltas on `weights`, in the order of summation.
-    pub(crate) fn of_linear(&self, weights: &Linear) -> Vec<LowRank<'_>> {
-        self.of(weights.name(), weights.first_row())
-    }
-
-    /// The deltas on the rows `first_row..` of the tensor `name`, in the order of summation.
-    pub(crate) fn of(&self, name: &str, first_row: usize) -> Vec<LowRank<'_>> {
-        let parts = self.linear.get(name).into_iter().flatten();
+    pub(crate) fn of(&self, weights: &Linear) -> Vec<LowRank<'_>> {
+        let parts = self.linear.get(&weights.tensor()).into_iter().flatten();
+        let first_row = weights.first_row();
         parts
-            .filter_map(|part| {
-                let factors = &part.fitted.linear.get(&part.target)?.factors;
-                Some(LowRank { factors, first_row, scale: part.scale, gain: part.gain.as_deref() })
+            .map(|part| {
+                let factors = &part.packed.factors;
+                LowRank { factors, first_row, scale: part.scale, gain: part.gain.as_deref() }
             })
             .collect()
     }
