@@ -3,7 +3,7 @@ use crate::activation::{self, Activation, gated};
 use crate::acts::{Acts, MATVEC_TOKENS, Row, Source};
 use crate::ahead::{Ahead, DISTANCE, prefetch};
 use crate::format::TensorType;
-use crate::isa::Isa;
+use crate::isa::{Floats, Isa, Op, Simd};
 use crate::linear_float::float_rows;
 use crate::low_rank::{Apply, LowRank};
 use crate::matvec::matvec;
@@ -373,7 +373,7 @@ impl<'a> Deltas<'a> {
         if tokens == 1 {
             let mut left = DISTANCE;
             for ((a, _), rows) in self.rows(place) {
-                let bytes = &a.part(&rows)[..];
+                let bytes = a.part(&rows);
                 let count = bytes.len().min(left);
                 prefetch(bytes.as_ptr(), count);
                 left -= count;
@@ -467,10 +467,7 @@ impl Job<'_> {
             let tile = tile.get::<f32>(input.n * stride);
             let ahead = Ahead { here: &ahead.here[(row - rows.start) * self.w.row_bytes..], ..ahead };
             self.tile(input, part.clone(), deltas, scratch, ahead, tile, stride);
-            for (t, y) in tile.chunks_exact(stride).enumerate() {
-                // SAFETY: this thread owns the rows it was given.
-                unsafe { out.put(t, row, &y[..part.len()]) };
-            }
+            input.isa.dispatch_floats(PutTile { out, rows: part, tile, stride });
         }
     }
 
@@ -530,19 +527,58 @@ impl<'a> Out<'a> {
     /// Finishes the values of consecutive rows from `row` of token `t`: adds bias and residual and stores.
     ///
     /// # Safety
-    /// The calling thread owns these rows of the product.
+    /// The calling thread owns these rows of the product, or this token.
     #[inline(always)]
-    pub unsafe fn put(&self, t: usize, row: usize, y: &[f32]) {
+    pub unsafe fn put<S: Floats>(&self, s: S, t: usize, row: usize, y: &[f32]) {
         let at = t * self.stride + row - self.first_row;
         // SAFETY: rows have one owner each.
         let out = unsafe { self.out.slice(at..at + y.len()) };
-        for (i, (out, &y)) in out.iter_mut().zip(y).enumerate() {
-            let y = self.factor * y;
-            let y = match self.bias {
-                Some(bias) => y + bias[row + i],
+        let bias = self.bias.map(|bias| &bias[row..row + y.len()]);
+        let whole = y.len() / 16 * 16;
+        for i in (0..whole).step_by(16) {
+            let out: &mut [f32; 16] = out[i..].first_chunk_mut().expect("whole vectors");
+            let mut v = s.mul(s.splat(self.factor), s.load(lanes(&y[i..])));
+            if let Some(bias) = bias {
+                v = s.add(v, s.load(lanes(&bias[i..])));
+            }
+            if self.add {
+                v = s.add(s.load(out), v);
+            }
+            s.store(v, out);
+        }
+        for i in whole..y.len() {
+            let y = self.factor * y[i];
+            let y = match bias {
+                Some(bias) => y + bias[i],
                 None => y,
             };
-            *out = if self.add { *out + y } else { y };
+            out[i] = if self.add { out[i] + y } else { y };
+        }
+    }
+}
+
+/// The first 16.
+#[inline(always)]
+pub(crate) fn lanes(values: &[f32]) -> &[f32; 16] {
+    values.first_chunk().expect("whole vectors")
+}
+
+/// Puts a tile of finished rows, `[tokens][stride]`.
+struct PutTile<'a> {
+    out: &'a Out<'a>,
+    rows: Range<usize>,
+    tile: &'a [f32],
+    stride: usize,
+}
+
+impl Op for PutTile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<S: Simd>(self, simd: S) {
+        for (t, y) in self.tile.chunks_exact(self.stride).enumerate() {
+            // SAFETY: the thread that has the tile owns its rows.
+            unsafe { self.out.put(simd, t, self.rows.start, &y[..self.rows.len()]) };
         }
     }
 }

@@ -127,14 +127,14 @@ impl<W: Weight> Rows<'_, W> {
             add_products::<S, W, 4, 1>(s, w, [self.x], &mut chains, Some(ahead));
             let y = chains.map(|[chain]| s.sum(chain));
             // SAFETY: the caller owns these rows.
-            unsafe { self.out.put(0, row, &y) };
+            unsafe { self.out.put(s, 0, row, &y) };
             row += 4;
         }
         for row in row..self.rows.end {
             let mut chains = [[s.splat(0.0); 1]; 1];
             add_products::<S, W, 1, 1>(s, [self.w.row(row)], [self.x], &mut chains, None);
             // SAFETY: as above.
-            unsafe { self.out.put(0, row, &[s.sum(chains[0][0])]) };
+            unsafe { self.out.put(s, 0, row, &[s.sum(chains[0][0])]) };
         }
     }
 
@@ -196,7 +196,7 @@ impl Tile<'_> {
             for t in 0..T {
                 let y = s.sum(s.load(&self.chains[i * T + t]));
                 // SAFETY: the caller of `float_rows` owns these rows.
-                unsafe { self.out.put(self.token + t, row, &[y]) };
+                unsafe { self.out.put(s, self.token + t, row, &[y]) };
             }
         }
         T

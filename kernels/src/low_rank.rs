@@ -4,9 +4,9 @@
 //! its product with t = A·x is a chain of scaled vectors that lie one after the other, in the order in which memory
 //! is read. It vectorises over outputs, and the chain order (rank after rank, adapter after adapter) is the same
 //! for any number of tokens and threads.
-use crate::format::{EncodeError, TensorType, as_blocks, encode_row, f16_value};
+use crate::format::{EncodeError, TensorType, as_blocks, encode_row};
 use crate::isa::{Op, Simd};
-use crate::linear::Matrix;
+use crate::linear::{Matrix, lanes};
 
 /// Outputs are packed in whole blocks of this many.
 const BLOCK: usize = 32;
@@ -19,7 +19,8 @@ pub struct Factors {
     cols: usize,
     /// A: `[rank][cols]`.
     a: Vec<u8>,
-    /// B: `[block of rows][rank][BLOCK]`, zeros beyond the last row.
+    /// B: `[block of rows][rank][BLOCK]`, zeros beyond the last row. Of q8_0 a block begins with the f16 scales of its
+    /// ranks, and zeros up to a multiple of 16.
     b: Vec<u8>,
 }
 
@@ -52,12 +53,22 @@ impl Factors {
             encode(row, &mut packed_a)?;
         }
         for rows in b.chunks(BLOCK * rank) {
+            let mut block = Vec::new();
             for j in 0..rank {
                 let mut column = [0.0; BLOCK];
                 for (to, row) in column.iter_mut().zip(rows.chunks_exact(rank)) {
                     *to = row[j];
                 }
-                encode(&column, &mut packed_b)?;
+                encode(&column, &mut block)?;
+            }
+            if ty == TensorType::Q8_0 {
+                let (scales, quants): (Vec<_>, Vec<_>) =
+                    block.chunks_exact(2 + BLOCK).map(|rank| rank.split_at(2)).unzip();
+                packed_b.extend(scales.concat());
+                packed_b.resize(packed_b.len() + 2 * (rank.next_multiple_of(16) - rank), 0);
+                packed_b.extend(quants.concat());
+            } else {
+                packed_b.extend(block);
             }
         }
         Ok(Self { ty, rank, rows, cols, a: packed_a, b: packed_b })
@@ -208,29 +219,35 @@ impl<'a, T: Fn(usize) -> &'a [f32]> Apply<'a, T> {
 #[inline(always)]
 fn chains<S: Simd, P: Packed, const N: usize>(simd: S, b: &[u8], t: &[f32], acc: &mut [[S::F; 2]; N]) {
     let rank = t.len() / N;
-    let mut of_token = [t; N];
-    for i in 0..N {
-        of_token[i] = &t[i * rank..(i + 1) * rank];
-    }
+    let (scales, values) = b.split_at(b.len() - rank * P::BYTES);
     let mut sums = *acc;
-    for j in 0..rank {
-        let [lo, hi] = P::load(simd, &b[j * P::BYTES..][..P::BYTES]);
+    for first in (0..rank).step_by(16) {
+        let count = (rank - first).min(16);
+        let mut scaled = [[0.0; 16]; N];
         for i in 0..N {
-            let t = simd.splat(of_token[i][j]);
-            sums[i] = [simd.fma(lo, t, sums[i][0]), simd.fma(hi, t, sums[i][1])];
+            let t = simd.load_part(&t[i * rank + first..][..count]);
+            simd.store(P::scale(simd, scales, first, t), &mut scaled[i]);
+        }
+        for j in 0..count {
+            let [lo, hi] = P::load(simd, &values[(first + j) * P::BYTES..][..P::BYTES]);
+            for i in 0..N {
+                let t = simd.splat(scaled[i][j]);
+                sums[i] = [simd.fma(lo, t, sums[i][0]), simd.fma(hi, t, sums[i][1])];
+            }
         }
     }
     *acc = sums;
-}
-
-fn lanes(values: &[f32]) -> &[f32; 16] {
-    values.first_chunk().expect("whole vectors")
 }
 
 /// How the `BLOCK` values of a rank are read.
 trait Packed {
     /// Bytes of the values.
     const BYTES: usize;
+    /// `t` of the ranks from `first` on, times their scales if the type has any.
+    #[inline(always)]
+    fn scale<S: Simd>(_simd: S, _scales: &[u8], _first: usize, t: S::F) -> S::F {
+        t
+    }
     /// The values.
     fn load<S: Simd>(simd: S, bytes: &[u8]) -> [S::F; 2];
 }
@@ -273,13 +290,17 @@ impl Packed for Bf16 {
 
 struct Q8;
 impl Packed for Q8 {
-    const BYTES: usize = 2 + BLOCK;
+    const BYTES: usize = BLOCK;
+
+    #[inline(always)]
+    fn scale<S: Simd>(simd: S, scales: &[u8], first: usize, t: S::F) -> S::F {
+        simd.mul(simd.load_f16_le(array(scales, 2 * first)), t)
+    }
 
     #[inline(always)]
     fn load<S: Simd>(simd: S, bytes: &[u8]) -> [S::F; 2] {
-        let d = simd.splat(f16_value(*array(bytes, 0)));
-        let q: &[[i8; 16]] = as_blocks(&bytes[2..2 + BLOCK]);
-        [simd.mul(simd.load_i8(&q[0]), d), simd.mul(simd.load_i8(&q[1]), d)]
+        let q: &[[i8; 16]] = as_blocks(bytes);
+        [simd.load_i8(&q[0]), simd.load_i8(&q[1])]
     }
 }
 

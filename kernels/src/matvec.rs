@@ -101,7 +101,7 @@ impl<Q: Quantised> Op for Rows<'_, Q> {
             let blocks = &self.blocks[r * self.row_blocks..(r + 1) * self.row_blocks];
             let y = row::<S, Q>(simd, blocks, &acts, self.ahead.after(i * size_of_val(blocks)));
             // SAFETY: this thread owns the rows it was given.
-            unsafe { self.out.put(self.acts.t, r, &[y]) };
+            unsafe { self.out.put(simd, self.acts.t, r, &[y]) };
         }
     }
 }

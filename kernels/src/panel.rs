@@ -110,7 +110,7 @@ impl<Q: Quantised> Op for Panels<'_, Q> {
                             let rows = S::ROWS.min(rows - panel * S::ROWS);
                             for (t, y) in tokens.clone().zip(sums.chunks_exact(S::ROWS)) {
                                 // SAFETY: this thread owns the rows it was given.
-                                unsafe { out.put(t, first + panel * S::ROWS, &y[..rows]) };
+                                unsafe { out.put(simd, t, first + panel * S::ROWS, &y[..rows]) };
                             }
                         }
                     }

@@ -57,7 +57,7 @@ pub(super) fn random_block<B: Bytes>(rng: &mut impl FnMut() -> u64) -> B {
 ///
 /// In integer operations and one product: without the calls and branches of a library, loops over it become vectors.
 #[inline(always)]
-pub(crate) fn f16_value(bytes: [u8; 2]) -> f32 {
+pub(super) fn f16_value(bytes: [u8; 2]) -> f32 {
     let bits = u32::from(u16::from_le_bytes(bytes));
     // Exponent and fraction move to their places in an f32, whose exponents are biased by 127 − 15 = 112 more; the
     // product also makes subnormal values normal.

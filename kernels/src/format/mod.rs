@@ -20,7 +20,6 @@ mod tensor_type;
 mod unpack;
 
 use crate::isa::{Isa, Op, Simd};
-pub(crate) use block::f16_value;
 pub use block::{Bytes, as_blocks, as_blocks_mut};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use iq4_nl::BIASED as IQ4_BIASED;

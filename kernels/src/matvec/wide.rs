@@ -152,7 +152,7 @@ impl<Q: Wide> WideRows<'_, Q> {
                 y
             };
             // SAFETY: this thread owns the rows it was given.
-            unsafe { out.put(acts.t, first, &y[..count]) };
+            unsafe { out.put(simd, acts.t, first, &y[..count]) };
         }
     }
 }
