@@ -105,7 +105,7 @@ impl Branches {
                 let names = || self.all.iter().map(|branch| branch.name.as_str());
                 let advice = match nearest(name, names()) {
                     Some(near) => format!("did you mean {near}?"),
-                    None => format!("there are {}", names().collect::<Vec<_>>().join(", ")),
+                    None => format!("the branches are {}", names().collect::<Vec<_>>().join(", ")),
                 };
                 return Err(Error::new(Class::Usage, format!("no branch named {name}")).advice(advice));
             }
@@ -156,7 +156,7 @@ mod tests {
         }
         branches.fork("naïve-2.漢").unwrap();
         assert!(branches.goto("mian").unwrap_err().to_string().contains("did you mean main?"));
-        assert!(branches.goto("zzzz").unwrap_err().to_string().contains("there are main, naïve"));
+        assert!(branches.goto("zzzz").unwrap_err().to_string().contains("the branches are main, naïve"));
         assert_eq!(branches.current().name, "naïve-2.漢");
         let twice = vec![branches.current().clone(), branches.current().clone()];
         assert!(Branches::new(twice, "naïve-2.漢").is_err());

@@ -118,7 +118,10 @@ impl Error {
 
     /// Wraps an operating-system error met while doing `what` to `file`.
     pub fn io(what: &str, file: &Path, error: &std::io::Error) -> Self {
-        Self::new(Class::Other, format!("cannot {what}: {error}")).in_file(file)
+        let told = error.to_string();
+        // The number of the system's message says nothing more.
+        let told = told.split(" (os error ").next().unwrap_or_default();
+        Self::new(Class::Other, format!("cannot {what}: {told}")).in_file(file)
     }
 }
 

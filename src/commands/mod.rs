@@ -12,6 +12,7 @@ mod interrupt;
 mod load;
 mod options;
 mod output_file;
+mod progress;
 mod ui;
 
 mod bench;

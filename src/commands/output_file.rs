@@ -6,6 +6,7 @@ use lapwing_models::gguf::{Split, Stream, Writer};
 use lapwing_models::{Class, Error, Result};
 
 use super::Ui;
+use super::progress::Progress;
 
 /// Where a model is written to, and how.
 #[derive(clap::Args, Clone, Debug)]
@@ -54,18 +55,11 @@ impl Target {
 
     /// Begins to write rows, until `cancel` says to stop: the unfinished file then disappears.
     pub fn rows(&self, writer: Writer, ui: &Ui, cancel: &Cancel) -> Result<Rows> {
-        let bar = if ui.shows_progress() {
-            let style = indicatif::ProgressStyle::with_template(
-                "{bytes:>10} of {total_bytes} {bar:40} {bytes_per_sec}",
-            );
-            indicatif::ProgressBar::new(writer.data_bytes())
-                .with_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()))
-        } else {
-            indicatif::ProgressBar::hidden()
-        };
         let threads = self.threads();
         let (made, next) = (Vec::new(), Vec::new());
-        Ok(Rows { stream: writer.start()?, threads, made, next, bar, bytes: 0, cancel: cancel.clone() })
+        let (progress, all) = (Progress::bytes(ui, "writing"), writer.data_bytes());
+        let stream = writer.start()?;
+        Ok(Rows { stream, threads, made, next, progress, all, bytes: 0, cancel: cancel.clone() })
     }
 }
 
@@ -80,7 +74,9 @@ pub struct Rows {
     made: Vec<u8>,
     /// Memory for the next ones.
     next: Vec<u8>,
-    bar: indicatif::ProgressBar,
+    progress: Progress,
+    /// Bytes to be written.
+    all: u64,
     bytes: u64,
     cancel: Cancel,
 }
@@ -117,7 +113,7 @@ impl Rows {
                 makers.into_iter().try_for_each(|maker| maker.join().unwrap_or_else(panicked))?;
                 written
             })?;
-            self.bar.inc(self.made.len() as u64);
+            self.progress.set(self.bytes, self.all);
             self.bytes += self.next.len() as u64;
             std::mem::swap(&mut self.made, &mut self.next);
             first += now;
@@ -128,7 +124,7 @@ impl Rows {
     /// Writes what is left and puts the files in their places; gives them, and the bytes of all tensors.
     pub fn finish(mut self) -> Result<(Vec<PathBuf>, u64)> {
         self.stream.write(&self.made)?;
-        self.bar.finish_and_clear();
+        drop(self.progress);
         Ok((self.stream.finish()?, self.bytes))
     }
 }

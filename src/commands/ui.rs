@@ -4,6 +4,8 @@ use std::io::IsTerminal;
 use clap::{Args, ValueEnum};
 use lapwing::session::{Cancel, Session, Stats};
 
+use super::progress::Progress;
+
 /// Form of what a command prints to stdout (`-o`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
@@ -75,42 +77,7 @@ pub fn colours() -> bool {
     std::io::stdout().is_terminal() && !no_color && !dumb
 }
 
-/// A progress bar on stderr, if that is a terminal; gone when finished.
-pub struct Progress(Option<indicatif::ProgressBar>);
-
-impl Progress {
-    /// A bar that appears only when the work takes a while.
-    pub fn new(ui: &Ui, what: &'static str) -> Self {
-        if !ui.shows_progress() {
-            return Self(None);
-        }
-        let bar = indicatif::ProgressBar::with_draw_target(None, indicatif::ProgressDrawTarget::hidden());
-        if let Ok(style) = indicatif::ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} tokens") {
-            bar.set_style(style);
-        }
-        bar.set_message(what);
-        Self(Some(bar))
-    }
-
-    /// `done` of `of` is done.
-    pub fn set(&self, done: usize, of: usize) {
-        let Some(bar) = &self.0 else { return };
-        if bar.is_hidden() && bar.elapsed() >= SHOW_AFTER && done < of {
-            bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
-        }
-        bar.set_length(of as u64);
-        bar.set_position(done as u64);
-    }
-
-    /// Removes the bar.
-    pub fn finish(&self) {
-        if let Some(bar) = &self.0 {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-/// Makes `prompt` the sequence of `session`, with a bar that says `what` is done meanwhile.
+/// Makes `prompt` the sequence of `session`, and says meanwhile how far `what` is done.
 ///
 /// # Errors
 /// As [`Session::eval`].
@@ -121,14 +88,9 @@ pub fn eval(
     ui: &Ui,
     what: &'static str,
 ) -> lapwing_models::Result<()> {
-    let bar = Progress::new(ui, what);
-    let evaluated = session.eval(prompt, cancel, &mut |done, of| bar.set(done, of));
-    bar.finish();
-    evaluated
+    let progress = Progress::tokens(ui, what);
+    session.eval(prompt, cancel, &mut |done, of| progress.set(done as u64, of as u64))
 }
-
-/// Work shorter than this shows no bar, as it would only flicker.
-const SHOW_AFTER: std::time::Duration = std::time::Duration::from_millis(300);
 
 /// `value` as one line of JSON that is also safe on a terminal: what [`lapwing::text::is_safe`] refuses is escaped.
 pub fn json_text(value: &serde_json::Value) -> String {

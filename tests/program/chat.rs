@@ -1,6 +1,6 @@
 //! A chat on a terminal.
 #![cfg(unix)]
-use super::common::smollm2;
+use super::common::{Folder, smollm2};
 use super::terminal::{Terminal, USUAL};
 
 /// A chat with SmolLM2, always the same, waiting at its first prompt.
@@ -59,6 +59,30 @@ fn ctrl_c_stops_an_answer_and_keeps_the_chat() {
     chat.wait_end();
 }
 
+/// While the prompt is read, too: nothing is left of the bar, nor of the key, and the message is kept.
+#[test]
+fn ctrl_c_stops_the_reading_of_a_prompt() {
+    let folder = Folder::new("long");
+    let file = folder.file("text", "The quick brown fox jumps over the lazy dog. ".repeat(300).as_bytes());
+    let Some(mut chat) = chat(&["-c", "8192", "-n", "4"], USUAL, &[]) else { return };
+    chat.ask(&format!("/read {}", file.display()), "Goes before your next message");
+    chat.line("What is this?");
+    chat.wait("the bar", |text| text.lines().any(|line| line.starts_with("reading ")));
+    chat.keys("\u{3}");
+    chat.wait("the word", |text| text.lines().any(|line| line == "[stopped before the answer began]"));
+    chat.wait_prompt();
+    let text = chat.text();
+    assert!(!text.contains("reading ") && !text.contains("^C"), "{text}");
+    chat.ask("/context", "wait for your next message (/read)");
+    // What was read of it until then is not read again.
+    chat.line("/regen");
+    chat.wait("the answer", |text| text.contains("[cut"));
+    chat.wait_prompt();
+    let (all, cached, _) = read(&mut chat);
+    assert!(all > 3000 && cached >= 512, "{all} {cached}");
+    chat.leave();
+}
+
 #[test]
 fn commands_are_listed_completed_and_corrected() {
     let Some(mut chat) = chat(&["-n", "8"], USUAL, &[]) else { return };
@@ -92,6 +116,10 @@ fn several_lines_are_one_message() {
 
 #[test]
 fn no_color_and_narrow_terminals_are_respected() {
+    let Some(mut meter) = chat(&[], (24, 40), &[]) else { return };
+    meter.ask("/context", "tokens used");
+    let text = meter.text();
+    assert!(text.lines().any(|line| line.starts_with('[') && line.ends_with("] 0%")), "{text}");
     let Some(mut plain) = chat(&["-n", "12"], (24, 20), &[("NO_COLOR", "1")]) else { return };
     // The editor of lines breaks them itself, where they end on the screen.
     plain.keys("What is the capital of France?");

@@ -91,7 +91,7 @@ fn settings_and_state_are_shown_and_changed() {
     for (line, word) in [
         ("/system Answer in French.", "that is what the model is told"),
         ("/system", "The model is told: Answer in French."),
-        ("/context", "0%: "),
+        ("/context", "0%"),
         ("/set temp", "temp is 0"),
         ("/set temp 0.5", "temp is 0.5 now."),
         ("/set temp hot", "bad value for temp: expected a number"),
@@ -137,7 +137,7 @@ fn files_are_read_and_written() {
     let path = |name: &str| folder.path().join(name).to_str().expect("a test path").to_owned();
     for (line, word) in [
         ("/read", "which file?".to_owned()),
-        (&format!("/read {:?}", path("nothing")), "cannot read".to_owned()),
+        (&format!("/read {:?}", path("nothing")), "cannot read: No such file or directory\n>".to_owned()),
         (&format!("/read {:?}", path("binary")), "byte 2".to_owned()),
         (&format!("/read {:?}", folder.path().to_str().expect("a test path")), "not a text file".to_owned()),
     ] {
@@ -150,6 +150,13 @@ fn files_are_read_and_written() {
         text.contains("my notes.txt: ") && text.contains("Goes before your next message")
     });
     chat.wait_prompt();
+    // The message takes what is said to be left, as far as the file is concerned.
+    let left = |text: &str| -> usize {
+        let words = text.rsplit_once("which leaves ").expect("the count").1;
+        words.split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number")
+    };
+    let without: usize = 4096;
+    assert!((without - 40..without - 10).contains(&left(&chat.text())), "{}", chat.text());
     chat.ask("What is the code word?", "ordfish");
     chat.ask(&format!("/dump {:?}", path("chat.txt")), "chat.txt: 3 turns");
     let dumped = std::fs::read_to_string(path("chat.txt")).expect("the dump");
@@ -160,6 +167,10 @@ fn files_are_read_and_written() {
         "{dumped}"
     );
     chat.ask("/dump /nowhere/at/all", "lapwing: /nowhere/at/all: cannot create");
+    chat.ask("/set ctx-size 100", "ctx-size is 100 now.");
+    folder.file("long", "word ".repeat(200).as_bytes());
+    chat.ask(&format!("/read {:?}", path("long")), "more than the");
+    chat.ask("/read none", "Nothing goes before your next message.");
 }
 
 #[test]

@@ -52,6 +52,7 @@ impl Chat {
             if error.class != Class::Interrupted {
                 return Err(error.into());
             }
+            self.out.wipe_key()?;
             self.out.note("[stopped before the answer began]")?;
             return Ok(false);
         }

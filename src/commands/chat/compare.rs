@@ -13,7 +13,8 @@ use unicode_width::UnicodeWidthChar;
 
 use super::slash::Next;
 use super::{Chat, count};
-use crate::commands::ui::{self, Progress};
+use crate::commands::progress::Progress;
+use crate::commands::ui;
 
 /// Tokens of each answer at most, unless --predict says otherwise.
 const LENGTH: usize = 128;
@@ -60,15 +61,13 @@ fn compare(chat: &mut Chat, prompt: &str) -> anyhow::Result<()> {
     // Every prediction of the stack's own answer.
     let tokens = [&ids[..], &of_stack.0].concat();
     let tokens = &tokens[..(tokens.len() - 1).max(ids.len())];
-    let bar = Progress::new(&chat.ui, "comparing");
+    let progress = Progress::tokens(&chat.ui, "comparing");
     let [p, q] = [&stack, &none].map(|stack| Tuned { model, stack });
     let found = divergence(team, p, q, tokens, ids.len() - 1, |done, of| {
-        bar.set(done, of);
+        progress.set(done as u64, of as u64);
         !cancel.is_cancelled()
-    });
-    bar.finish();
-    drop(guard);
-    let found = found?;
+    })?;
+    drop((progress, guard));
     let width = terminal_size::terminal_size().filter(|_| chat.out.terminal).map_or(0, |(width, _)| width.0);
     std::io::stdout().write_all(beside(&of_base.1, &of_stack.1, width.into()).as_bytes())?;
     chat.out.note(&format!(
@@ -101,7 +100,7 @@ fn answer(
     let mut session = Session::new(engine.clone(), &options)?;
     session.set_stack(stack.clone());
     ui::eval(&mut session, ids, cancel, &chat.ui, what)?;
-    let bar = Progress::new(&chat.ui, what);
+    let progress = Progress::tokens(&chat.ui, what);
     // The same random numbers for both.
     let mut settings = chat.settings.clone();
     settings.set("seed", &chat.chain.seed().to_string())?;
@@ -110,11 +109,9 @@ fn answer(
     let mut n = 0;
     let answer = session.generate(&mut chain, &limits, cancel, &mut |_| {
         n += 1;
-        bar.set(n, predict);
+        progress.set(n, predict as u64);
         ControlFlow::Continue(())
-    });
-    bar.finish();
-    let answer = answer?;
+    })?;
     if cancel.is_cancelled() {
         return Err(Error::new(Class::Interrupted, "stopped"));
     }

@@ -94,11 +94,18 @@ fn read(chat: &mut Chat, typed: &str) -> anyhow::Result<Next> {
         lines.push(format!("{}: {}", safe(&path.to_string_lossy()), count(n, "token")));
         chat.attached += &text;
     }
+    let waiting = chat.session.engine().model().tokenizer().encode(&chat.attached, false).len();
     let left = chat.session.context().saturating_sub(chat.used_tokens());
-    lines.push(format!(
-        "Goes before your next message; {} of the context are left now.",
-        count(left, "token")
-    ));
+    lines.push(match left.checked_sub(waiting) {
+        Some(left) => {
+            format!("Goes before your next message, which leaves {} of the context.", count(left, "token"))
+        }
+        None => format!(
+            "Goes before your next message, but is more than the {} that the context has left: /read none lets go of \
+             it, /set ctx-size makes room.",
+            count(left, "token")
+        ),
+    });
     chat.out.note(&lines.join("\n"))?;
     Ok(Next::Prompt)
 }

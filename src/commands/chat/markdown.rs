@@ -92,7 +92,9 @@ impl Markdown {
             '#' => self.at_start && self.block == Block::Outside,
             _ => false,
         };
-        if self.colours && is_mark && (self.marks.is_empty() || self.marks.starts_with(c)) {
+        // Without colours, only blocks of code matter: they are not broken.
+        let matters = self.colours || c == '`' && self.at_start;
+        if matters && is_mark && (self.marks.is_empty() || self.marks.starts_with(c)) {
             self.marks.push(c);
             return;
         }
@@ -123,7 +125,7 @@ impl Markdown {
                 self.style();
                 marks.chars().for_each(|c| self.show(c, 1));
             }
-            ('`', 1) if self.block == Block::Outside => {
+            ('`', 1) if self.block == Block::Outside && self.colours => {
                 self.code = !self.code;
                 self.style();
             }
@@ -282,5 +284,10 @@ mod tests {
         // Code is shown as it is.
         let code = "```\nlet a_long_line = 1;\n```";
         assert!(sent(code, 1, true, 16).contains("let a_long_line = 1;\n"));
+        let plain = format!("{code}\nand words that are broken");
+        let expected = format!("{code}\nand words that\nare broken");
+        for size in [1, 3, 100] {
+            assert_eq!(shown(&sent(&plain, size, false, 16), 80), shown(&expected, 80));
+        }
     }
 }

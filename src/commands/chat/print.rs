@@ -78,6 +78,11 @@ impl Out {
         Ok(())
     }
 
+    /// Wipes what the terminal shows of Ctrl-C on an empty line.
+    pub fn wipe_key(&self) -> std::io::Result<()> {
+        if self.renders && self.at_line_start { write!(std::io::stdout(), "\r\x1b[K") } else { Ok(()) }
+    }
+
     /// A note of the chat itself: dimmed, on its own lines.
     pub fn note(&mut self, text: &str) -> std::io::Result<()> {
         self.end_line()?;

@@ -117,6 +117,9 @@ fn show_help(chat: &mut Chat, name: &str) -> anyhow::Result<Next> {
     Ok(Next::Prompt)
 }
 
+/// Columns of the meter: any terminal has more.
+const METER: usize = 30;
+
 fn context(chat: &mut Chat, _: &str) -> anyhow::Result<Next> {
     let tokenizer = chat.session.engine().model().tokenizer();
     let (used, context) = (chat.used_tokens(), chat.session.context());
@@ -129,12 +132,11 @@ fn context(chat: &mut Chat, _: &str) -> anyhow::Result<Next> {
     let parts = [("system", said(Role::System)), ("you", said(Role::User)), ("model", said(Role::Assistant))];
     let markup = used.saturating_sub(parts.iter().map(|(_, n)| n).sum());
     let percent = |n: usize| n * 100 / context;
-    // Forty columns fit any terminal.
-    let filled = (used * 40).div_ceil(context).min(40);
+    let filled = (used * METER).div_ceil(context).min(METER);
     let mut text = format!(
-        "[{}{}] {}%: {used} of {} used, {} left",
+        "[{}{}] {}%\n{used} of {} used, {} left",
         "#".repeat(filled),
-        ".".repeat(40 - filled),
+        ".".repeat(METER - filled),
         percent(used),
         count(context, "token"),
         context.saturating_sub(used)

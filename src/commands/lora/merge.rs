@@ -13,9 +13,10 @@ use lapwing_models::mix::Mix;
 use lapwing_models::model::{Model, OpenOptions};
 use lapwing_models::{Class, Error};
 
-use super::{Ui, load, output_file, quantize, ui};
+use super::{Ui, load, output_file, quantize};
 use crate::commands::ModelArg;
 use crate::commands::interrupt::Interrupt;
+use crate::commands::progress::Progress;
 
 /// Writes a model with a stack of adapters merged into its weights, and compares it with the stack unmerged: few bits
 /// can swallow a weak tune.
@@ -68,14 +69,11 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
         let merged = Model::open(&written[0], &OpenOptions::default())?;
         let of_stack = Tuned { model, stack: &stack };
         let compare = |what, other| {
-            let bar = ui::Progress::new(ui, what);
-            let progress = |done, of| {
-                bar.set(done, of);
+            let progress = Progress::tokens(ui, what);
+            divergence(team, of_stack, other, &tokens, 0, |done, of| {
+                progress.set(done as u64, of as u64);
                 !cancel.is_cancelled()
-            };
-            let found = divergence(team, of_stack, other, &tokens, 0, progress);
-            bar.finish();
-            found
+            })
         };
         let none = Stack::default();
         let of_merged = compare("comparing", Tuned { model: &merged, stack: &none })?;

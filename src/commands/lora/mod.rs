@@ -1,5 +1,5 @@
 //! `lapwing lora`: what adapters are, and a stack of them written as one adapter or into the model.
-use super::{Ui, inspect as inspect_any, load, output_file, quantize, ui};
+use super::{Ui, inspect as inspect_any, load, output_file, quantize};
 
 pub mod inspect;
 
