@@ -96,6 +96,7 @@ fn commands_are_listed_completed_and_corrected() {
     chat.wait("the stats", |text| text.contains("answer      0 tokens"));
     chat.ask("Hello!", "[cut");
     chat.ask("/clear", "The conversation starts anew");
+    chat.ask("/undo", "nothing has been said yet");
     chat.line("/exit");
     chat.wait_end();
 }
@@ -112,6 +113,22 @@ fn several_lines_are_one_message() {
     chat.line("one");
     chat.line("two\"\"\"");
     chat.wait("the second cut", |text| text.matches("[cut").count() == 2);
+    chat.wait_prompt();
+    chat.line("three \\");
+    chat.wait_screen("the next line", |screen| {
+        screen.contents().trim_end().ends_with("> three \\") && screen.cursor_position().1 == 0
+    });
+    chat.line("four");
+    chat.wait("the third cut", |text| text.matches("[cut").count() == 3);
+    chat.wait_prompt();
+    chat.ask("/history", "> Say hello");
+    let text = chat.text();
+    let history = text.rsplit_once("> /history").expect("typed").1;
+    for message in ["> Say\nhello\n", "> one\ntwo\n", "> three \nfour\n"] {
+        assert!(history.contains(message), "{message:?}: {history}");
+    }
+    chat.wait_prompt();
+    chat.leave();
 }
 
 #[test]
@@ -135,4 +152,81 @@ fn no_color_and_narrow_terminals_are_respected() {
         .skip(1)
         .any(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m'));
     assert!(!coloured, "{raw:?}");
+}
+
+/// The cursor stands behind what is typed, wherever that takes two columns a character or more than one line.
+#[test]
+fn wide_characters_are_edited() {
+    let Some(mut chat) = chat(&["-n", "8"], (24, 20), &[]) else { return };
+    let (row, _) = chat.screen().cursor_position();
+    for (keys, line, at) in [
+        ("日本語", "> 日本語", (row, 8)),
+        ("\u{1b}[D", "> 日本語", (row, 6)),
+        ("\u{7f}", "> 日語", (row, 4)),
+        // Home, and the end.
+        ("\u{1}é", "> é日語", (row, 3)),
+        ("\u{5}漢字漢字漢字漢", "> é日語漢字漢字漢字\n漢", (row + 1, 2)),
+        ("\u{7f}\u{7f}", "> é日語漢字漢字漢", (row, 17)),
+    ] {
+        chat.keys(keys);
+        chat.wait_screen(&format!("{line:?} with the cursor at {at:?}"), |screen| {
+            let rows: Vec<_> = screen.rows(0, 20).map(|row| row.trim_end().to_owned()).collect();
+            let below = rows[row.into()..].join("\n");
+            below.trim_end() == line && screen.cursor_position() == at && !screen.hide_cursor()
+        });
+    }
+    chat.keys("\r");
+    chat.wait("the answer", |text| text.contains("[cut"));
+    chat.wait_prompt();
+    chat.leave();
+}
+
+#[test]
+fn what_may_follow_is_hinted_at() {
+    let Some(mut chat) = chat(&[], USUAL, &[]) else { return };
+    let dim = |screen: &vt100::Screen, columns: std::ops::Range<u16>| {
+        let row = screen.cursor_position().0;
+        columns.map(|column| screen.cell(row, column).is_some_and(vt100::Cell::dim)).collect::<Vec<_>>()
+    };
+    chat.keys("/reg");
+    chat.wait_screen("the hint", |screen| {
+        screen.contents().ends_with("> /regen") && screen.cursor_position().1 == 6
+    });
+    assert_eq!(dim(chat.screen(), 5..8), [false, true, true]);
+    // To the right, it is taken.
+    chat.keys("\u{1b}[C");
+    chat.wait_line("> /regen");
+    assert_eq!(dim(chat.screen(), 5..8), [false; 3]);
+    chat.keys("\r");
+    chat.wait("the word", |text| text.contains("nothing has been said yet"));
+    chat.wait_prompt();
+    chat.keys("/undo ");
+    chat.wait("what follows a name", |text| text.ends_with("> /undo [N]"));
+    chat.keys("\u{3}");
+    chat.wait_prompt();
+    chat.leave();
+}
+
+/// A terminal that is made narrower, or wider, while the chat waits or answers.
+#[test]
+fn lines_fit_the_terminal_as_it_is_now() {
+    let Some(mut chat) = chat(&["-n", "60", "--ignore-eos"], USUAL, &[]) else { return };
+    chat.resize((24, 40));
+    let question = "Tell me about the sea.";
+    chat.line(question);
+    chat.wait("the answer", |text| text.contains("[cut"));
+    chat.wait_prompt();
+    let text = chat.text();
+    let answer = text.rsplit_once(question).expect("typed").1;
+    let longest = |text: &str| text.lines().map(|line| line.chars().count()).max().unwrap_or_default();
+    assert!((30..40).contains(&longest(answer)), "{text}");
+    chat.ask("/clear", "anew");
+    chat.resize((24, 100));
+    chat.line(question);
+    chat.wait("the answer", |text| text.matches("[cut").count() == 2);
+    chat.wait_prompt();
+    let text = chat.text();
+    let answer = text.rsplit_once(question).expect("typed").1;
+    assert!((80..100).contains(&longest(answer)), "{text}");
+    chat.leave();
 }

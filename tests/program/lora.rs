@@ -50,6 +50,9 @@ fn stacks_change_between_answers_and_come_back() {
     assert!(of_both != of_one && n > 20, "{of_both}: {n} read");
 
     // Back to stacks of before: nothing is read, and the answers are those of before.
+    chat.keys("/lora rm t\t");
+    chat.wait_line("> /lora rm two");
+    chat.keys("\u{15}");
     chat.ask("/lora rm two", "two removed: from the next answer on, with what this stack had read before");
     assert_eq!(again(&mut chat, &dump), (of_one.clone(), 0));
     chat.ask("/lora off", "adapters off: from the next answer on, with what");
@@ -62,7 +65,7 @@ fn stacks_change_between_answers_and_come_back() {
     chat.ask("/lora scale one -0.5", "one has scale -0.5: from the next answer on, after reading");
     chat.ask("/lora load mine", "mine with 1 adapter: from the next answer on, with what");
     assert_eq!(again(&mut chat, &dump), (of_one, 0));
-    chat.ask("/lora", "one   5      8     2.59 MB");
+    chat.ask("/lora", "one   5      8     2.67 MB");
 
     chat.ask("/lora compare Name a colour.", "KL(stack‖base)");
     let text = chat.text();

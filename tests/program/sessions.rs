@@ -488,4 +488,6 @@ fn a_person_is_asked_what_a_full_context_should_lose() {
     chat.reply("d, s or Enter? ", "d", "no longer shown to the model");
     chat.ask("/set when-full summarise", "is summarise now.");
     go_on_until(&mut chat, "[a summary instead of the oldest");
+    chat.wait_prompt();
+    chat.leave();
 }

@@ -61,6 +61,13 @@ impl Terminal {
         Self { pty, child, chunks, screen, raw: Vec::new() }
     }
 
+    /// Makes the terminal one of (rows, columns).
+    pub fn resize(&mut self, (rows, cols): (u16, u16)) {
+        let some = |n| NonZero::new(n).expect("a size");
+        self.screen.screen_mut().set_size(some(rows), some(cols));
+        self.pty.resize(Size::new(rows, cols)).expect("a size");
+    }
+
     /// Types keys.
     pub fn keys(&self, keys: &str) {
         (&*self.pty).write_all(keys.as_bytes()).expect("the terminal takes keys");
@@ -86,7 +93,8 @@ impl Terminal {
         self.wait_screen(what, |screen| until(&screen.contents()));
     }
 
-    fn wait_screen(&mut self, what: &str, until: impl Fn(&vt100::Screen) -> bool) {
+    /// Takes what came until `until` holds of the screen; panics with the screen when it never does.
+    pub fn wait_screen(&mut self, what: &str, until: impl Fn(&vt100::Screen) -> bool) {
         let start = Instant::now();
         while !until(self.screen()) {
             match self.chunks.recv_timeout(Duration::from_millis(100)) {

@@ -59,6 +59,7 @@ fn the_last_message_is_changed_where_it_stands() {
     chat.line("/history");
     chat.wait("the history", |text| text.matches("> What is the capital of Italy?").count() >= 3);
     chat.wait_prompt();
+    chat.leave();
 }
 
 #[test]
@@ -83,6 +84,7 @@ fn branches_are_made_and_returned_to() {
     chat.keys("/goto i\t\r");
     chat.wait("the word", |text| text.contains("You are on idea; the last message is \"And of Italy?\"."));
     chat.wait_prompt();
+    chat.leave();
 }
 
 #[test]
@@ -118,6 +120,8 @@ fn settings_and_state_are_shown_and_changed() {
     chat.wait("the completion", |text| text.contains("top-k") && text.contains("top-nsigma"));
     chat.keys("k 30\r");
     chat.wait("the value", |text| text.contains("top-k is 30 now."));
+    chat.wait_prompt();
+    chat.leave();
 }
 
 #[test]
@@ -126,6 +130,8 @@ fn help_fits_one_usual_screen() {
     chat.ask("/help", "Ctrl-G");
     let text = chat.text();
     assert!(text.contains("/system [TEXT]"), "the first command is still in sight:\n{text}");
+    chat.wait_prompt();
+    chat.leave();
 }
 
 #[test]
@@ -150,13 +156,13 @@ fn files_are_read_and_written() {
         text.contains("my notes.txt: ") && text.contains("Goes before your next message")
     });
     chat.wait_prompt();
-    // The message takes what is said to be left, as far as the file is concerned.
-    let left = |text: &str| -> usize {
-        let words = text.rsplit_once("which leaves ").expect("the count").1;
+    chat.ask("/context", "of 4096 tokens used");
+    let text = chat.text();
+    let number = |before: &str| -> usize {
+        let words = text.rsplit_once(before).expect("it is there").1;
         words.split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number")
     };
-    let without: usize = 4096;
-    assert!((without - 40..without - 10).contains(&left(&chat.text())), "{}", chat.text());
+    assert_eq!(number("which leaves ") + number("my notes.txt: ") + number("] 0%\n"), 4096, "{text}");
     chat.ask("What is the code word?", "ordfish");
     chat.ask(&format!("/dump {:?}", path("chat.txt")), "chat.txt: 3 turns");
     let dumped = std::fs::read_to_string(path("chat.txt")).expect("the dump");
@@ -171,6 +177,7 @@ fn files_are_read_and_written() {
     folder.file("long", "word ".repeat(200).as_bytes());
     chat.ask(&format!("/read {:?}", path("long")), "more than the");
     chat.ask("/read none", "Nothing goes before your next message.");
+    chat.leave();
 }
 
 #[test]
@@ -191,6 +198,7 @@ fn the_persons_own_editor_writes_a_message() {
     chat.keys("\r");
     chat.wait("the answer", |text| text.contains("Paris"));
     chat.wait_prompt();
+    chat.leave();
 }
 
 #[test]
@@ -202,6 +210,7 @@ fn pasted_lines_are_one_message() {
     chat.keys("\r");
     chat.wait("the answer", |text| text.contains("Paris"));
     chat.wait_prompt();
+    chat.leave();
 }
 
 #[test]
@@ -250,4 +259,6 @@ fn answers_on_a_terminal_are_light_markdown_and_plain_in_a_pipe() {
         .filter(|cell| cell.fgcolor() == vt100::Color::Idx(6));
     let coloured: String = coloured.map(|cell| cell.contents()).collect();
     assert!(coloured.contains("print"), "{coloured:?} in {}", chat.text());
+    chat.wait_prompt();
+    chat.leave();
 }
