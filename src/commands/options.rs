@@ -1,5 +1,5 @@
 //! Options that several commands share (flatten them into a command's `Args`).
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches};
@@ -150,9 +150,18 @@ pub struct AnswerOptions {
 impl AnswerOptions {
     /// Names of what is set here and may be set in a chat.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
-        let given =
-            [("stop", !self.stop.is_empty()), ("ignore-eos", self.ignore_eos), ("lookup", self.lookup)];
+        let given = [
+            ("stop", !self.stop.is_empty()),
+            ("ignore-eos", self.ignore_eos),
+            ("lookup", self.lookup),
+            (SCHEMA, self.form().is_some()),
+        ];
         given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name)
+    }
+
+    /// The file with the JSON schema or the grammar of the answers.
+    pub fn form(&self) -> Option<&Path> {
+        self.json_schema.as_deref().or(self.grammar.as_deref())
     }
 
     /// The limits of answers of `predict` tokens at most.
@@ -191,6 +200,9 @@ impl TemplateOptions {
         given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name)
     }
 }
+
+/// What a chat calls the form of its answers.
+pub const SCHEMA: &str = "schema";
 
 /// Names of the options of [`TemplateOptions`].
 pub const TEMPLATE_FILE: &str = "chat-template-file";

@@ -160,8 +160,10 @@ impl Chat {
     fn ask_what_to_do(&mut self, shortage: &Shortage, messages: &str) -> anyhow::Result<WhenFull> {
         self.out.note(&format!(
             "The context is full: with room for an answer this takes {} tokens, and there are {}.\n\
-             d drops {messages} from what the model sees, s lets it summarise them first,\n\
-             Enter does not send this. (/set when-full drop, summarise or stop: without asking.)",
+             d      no longer shows {messages} to the model\n\
+             s      puts a summary by the model in the place of that\n\
+             Enter  does not send your message\n\
+             (/set when-full drop, summarise or stop decides beforehand.)",
             shortage.needed,
             self.session.context()
         ))?;

@@ -94,6 +94,8 @@ pub struct Chat {
     settings: Settings,
     chain: Chain,
     limits: Limits,
+    /// The file of the form that `limits` ask for.
+    form: Option<PathBuf>,
     /// What `/read` put before the next message.
     attached: String,
     /// The last message, as long as it has no answer.
@@ -171,6 +173,7 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
         settings,
         chain,
         limits,
+        form: args.answer.form().map(folders::absolute),
         attached: String::new(),
         unsent: None,
         when_full,

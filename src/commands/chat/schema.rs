@@ -1,7 +1,15 @@
 //! Answers of a form, after a JSON schema or a grammar.
+use std::path::Path;
+
+use lapwing::text::safe;
+use lapwing_models::Result;
+
+use super::settings::{NONE, Setting};
 use super::slash::{Complete, Next, Slash};
 use super::{Chat, files};
+use crate::commands::folders::absolute;
 use crate::commands::load;
+use crate::commands::options::SCHEMA;
 
 /// The commands of this theme.
 pub static COMMANDS: &[Slash] = &[Slash {
@@ -12,22 +20,35 @@ pub static COMMANDS: &[Slash] = &[Slash {
     run: schema,
 }];
 
+/// The setting of this theme: so the form is saved with a session, by its file.
+pub static SETTINGS: [Setting; 1] = [Setting {
+    name: SCHEMA,
+    help: "file with the JSON schema or the grammar that answers follow, or none",
+    get: |chat| chat.form.as_ref().map_or(NONE.to_owned(), |file| file.to_string_lossy().into_owned()),
+    set: |chat, text| set(chat, Some(Path::new(text)).filter(|_| text != NONE)),
+}];
+
+fn set(chat: &mut Chat, file: Option<&Path>) -> Result<()> {
+    let engine = chat.session.engine();
+    chat.limits.grammar = file.map(|file| load::form(engine, file)).transpose()?;
+    chat.form = file.map(absolute);
+    Ok(())
+}
+
 fn schema(chat: &mut Chat, typed: &str) -> anyhow::Result<Next> {
     match typed {
-        "" if chat.limits.grammar.is_some() => {
-            chat.out.note("Answers have a form; /schema off frees them.")?
-        }
-        "" => chat.out.note("Answers are free; /schema FILE gives them a form.")?,
-        "off" | "none" => {
-            chat.limits.grammar = None;
-            chat.out.note("Answers are free.")?;
-        }
+        "" => {}
+        "off" | NONE => set(chat, None)?,
         typed => {
             let paths = files::paths(typed)?;
             let [file] = paths.as_slice() else { anyhow::bail!("one schema or grammar at a time") };
-            chat.limits.grammar = Some(load::form(chat.session.engine(), file)?);
-            chat.out.note("Answers have this form from now on; /schema off frees them.")?;
+            set(chat, Some(file))?;
         }
     }
+    let text = match &chat.form {
+        Some(file) => format!("Answers follow {}; /schema off frees them.", safe(&file.to_string_lossy())),
+        None => "Answers are free; /schema FILE gives them a form.".to_owned(),
+    };
+    chat.out.note(&text)?;
     Ok(Next::Prompt)
 }

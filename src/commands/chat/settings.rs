@@ -6,7 +6,7 @@ use lapwing::text::{nearest, safe};
 use lapwing_models::{Class, Error, Result};
 
 use super::slash::{Complete, Next, Slash};
-use super::{Chat, count, sessions, show};
+use super::{Chat, count, schema, sessions, show};
 use crate::commands::load;
 
 /// The commands of this theme.
@@ -32,7 +32,7 @@ pub struct Setting {
 
 /// Every such thing, in the order in which they are shown.
 pub fn all() -> impl Iterator<Item = &'static Setting> {
-    SETTINGS.iter().chain(&sessions::SETTINGS)
+    SETTINGS.iter().chain(&schema::SETTINGS).chain(&sessions::SETTINGS)
 }
 
 static SETTINGS: &[Setting] = &[
@@ -95,7 +95,7 @@ static SETTINGS: &[Setting] = &[
 ];
 
 /// What is not limited, or empty.
-const NONE: &str = "none";
+pub const NONE: &str = "none";
 
 /// `on` or `off`.
 pub fn on_off(on: bool) -> String {
