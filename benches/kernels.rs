@@ -58,7 +58,7 @@ fn kernels(c: &mut Criterion) {
                                 out: &mut y,
                                 out_stride: rows,
                                 add: false,
-                                low_rank: &[],
+                                low_rank: Default::default(),
                             };
                             linear(&team, &mut acts, Source::new(&x, cols), &mut [product], &[]);
                         });

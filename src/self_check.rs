@@ -70,7 +70,14 @@ fn multiply(
             team,
             &mut acts,
             Source::new(x, cols),
-            &mut [Product { w, bias: None, out: &mut out, out_stride: ROWS, add: false, low_rank: &[] }],
+            &mut [Product {
+                w,
+                bias: None,
+                out: &mut out,
+                out_stride: ROWS,
+                add: false,
+                low_rank: Default::default(),
+            }],
             &[],
         );
     });

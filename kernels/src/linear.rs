@@ -5,7 +5,7 @@ use crate::ahead::{Ahead, DISTANCE, prefetch};
 use crate::format::TensorType;
 use crate::isa::{Floats, Isa, Op, Simd};
 use crate::linear_float::float_rows;
-use crate::low_rank::{Apply, LowRank};
+use crate::low_rank::{Apply, LowRankSum};
 use crate::matvec::matvec;
 use crate::panel::matmul;
 use crate::team::{Place, Scratch, SharedMut, Team, Worker, pause};
@@ -103,8 +103,8 @@ pub struct Product<'a> {
     pub out_stride: usize,
     /// Add to `out` (a residual) in place of overwriting it.
     pub add: bool,
-    /// Low-rank deltas on the weights, in the order in which they are summed.
-    pub low_rank: &'a [LowRank<'a>],
+    /// Low-rank deltas on the weights.
+    pub low_rank: LowRankSum<'a>,
 }
 
 impl Product<'_> {
@@ -114,10 +114,11 @@ impl Product<'_> {
         let rows = self.w.rows;
         assert_eq!(self.w.cols, cols, "columns of weights and argument");
         assert!(self.bias.is_none_or(|b| b.len() == rows), "one bias per row");
-        for d in self.low_rank {
-            let fits = d.first_row.is_multiple_of(UNIT) && d.first_row + rows <= d.factors.rows();
+        let LowRankSum { deltas, first_row } = self.low_rank;
+        for d in deltas {
+            let fits = first_row.is_multiple_of(UNIT) && first_row + rows <= d.factors.rows();
             assert!(fits && d.factors.cols() == cols, "a delta has the shape of its weights");
-            assert!(d.gain.is_none_or(|g| g.len() == d.factors.rows()), "one gain per row");
+            assert!(d.gain.as_ref().is_none_or(|g| g.len() == d.factors.rows()), "one gain per row");
         }
         assert!(self.out_stride >= rows && (n == 0 || self.out.len() >= (n - 1) * self.out_stride + rows));
     }
@@ -161,7 +162,7 @@ pub fn linear(team: &Team, acts: &mut Acts, source: Source, products: &mut [Prod
             Out::new(p.out, p.out_stride, p.bias, p.add),
         ));
         units += p.w.rows.div_ceil(UNIT);
-        count += p.low_rank.len();
+        count += p.low_rank.deltas.len();
     }
     team.share(units, if n > MATVEC_TOKENS { LEAST_UNITS } else { 1 }, |worker| {
         let Worker { scratch, tile, input, idle, place, .. } = worker;
@@ -226,7 +227,7 @@ pub fn gated_linear(
     let mut t = vec![0.0; ranks(products)];
     let deltas = Deltas::new(products, &mut t, n, team.threads());
     let [gate, up] = &*products;
-    let jobs = [(gate, 0), (up, gate.low_rank.len())].map(|(p, first_delta)| Job {
+    let jobs = [(gate, 0), (up, gate.low_rank.deltas.len())].map(|(p, first_delta)| Job {
         w: p.w,
         low_rank: p.low_rank,
         first_delta,
@@ -269,7 +270,7 @@ pub fn gated_linear(
 
 /// Sum of the ranks of all deltas.
 fn ranks(products: &[Product]) -> usize {
-    products.iter().flat_map(|p| p.low_rank).map(|d| d.factors.rank()).sum()
+    products.iter().flat_map(|p| p.low_rank.deltas).map(|d| d.factors.rank()).sum()
 }
 
 /// What a thread reads first when the team shares all rows of `matrices`.
@@ -341,7 +342,7 @@ struct Deltas<'a> {
 impl<'a> Deltas<'a> {
     fn new(products: &[Product<'a>], t: &'a mut [f32], n: usize, threads: usize) -> Self {
         let (mut jobs, mut rest) = (Vec::new(), t);
-        for delta in products.iter().flat_map(|p| p.low_rank) {
+        for delta in products.iter().flat_map(|p| p.low_rank.deltas) {
             let rank = delta.factors.rank();
             let (part, others) = rest.split_at_mut(n * rank);
             rest = others;
@@ -433,7 +434,7 @@ const TILE: usize = 1 << 16;
 /// A product while threads share it.
 struct Job<'a> {
     w: Matrix<'a>,
-    low_rank: &'a [LowRank<'a>],
+    low_rank: LowRankSum<'a>,
     /// Index of the first of its deltas among all of a call.
     first_delta: usize,
     /// Likewise of its units.
@@ -457,7 +458,7 @@ impl Job<'_> {
         ahead: Ahead,
         out: &Out,
     ) {
-        if self.low_rank.is_empty() {
+        if self.low_rank.deltas.is_empty() {
             return input.multiply(&self.w, rows, out, scratch, ahead);
         }
         let step = (TILE / input.n / UNIT * UNIT).clamp(UNIT, 8 * UNIT);
@@ -492,16 +493,16 @@ impl Job<'_> {
             factor: 1.0,
         };
         if input.n == 1 {
-            for delta in self.low_rank {
-                let b = delta.factors.b_rows(delta.first_row + rows.start, rows.len());
+            for delta in self.low_rank.deltas {
+                let b = delta.factors.b_rows(self.low_rank.first_row + rows.start, rows.len());
                 prefetch(b.as_ptr(), b.len());
             }
         }
         input.multiply(&self.w, rows.clone(), &out, scratch, ahead);
-        if !self.low_rank.is_empty() {
+        if !self.low_rank.deltas.is_empty() {
             let t = |i| deltas.t(self.first_delta + i);
             let (row, rows) = (rows.start, rows.len());
-            input.isa.dispatch_floats(Apply { deltas: self.low_rank, t, row, rows, tile, stride });
+            input.isa.dispatch_floats(Apply { sum: self.low_rank, t, row, rows, tile, stride });
         }
     }
 }

@@ -279,7 +279,14 @@ mod tests {
             team,
             &mut acts,
             Source::new(x, w.cols()),
-            &mut [Product { w, bias: None, out: &mut out, out_stride, add: false, low_rank: &[] }],
+            &mut [Product {
+                w,
+                bias: None,
+                out: &mut out,
+                out_stride,
+                add: false,
+                low_rank: Default::default(),
+            }],
             &[],
         );
         out

@@ -7,6 +7,7 @@
 use crate::format::{EncodeError, TensorType, as_blocks, encode_row};
 use crate::isa::{Op, Simd};
 use crate::linear::{Matrix, lanes};
+use std::sync::Arc;
 
 /// Outputs are packed in whole blocks of this many.
 const BLOCK: usize = 32;
@@ -111,23 +112,30 @@ impl Factors {
     }
 }
 
-/// One delta of a stack, as a product sees it.
-#[derive(Clone, Copy)]
-pub struct LowRank<'a> {
+/// One delta of a stack.
+#[derive(Clone)]
+pub struct LowRank {
     /// The packed factors.
-    pub factors: &'a Factors,
-    /// Row of the delta that belongs to row 0 of the product: a multiple of 32, not 0 where a file fuses matrices.
-    pub first_row: usize,
+    pub factors: Arc<Factors>,
     /// s: the user's scale times the adapter's own.
     pub scale: f32,
     /// DoRA: g of each row of the delta; y becomes g ∘ (y + s·B·A·x). Such a delta must come first.
-    pub gain: Option<&'a [f32]>,
+    pub gain: Option<Vec<f32>>,
+}
+
+/// The deltas on a matrix, in the order in which they are summed.
+#[derive(Clone, Copy, Default)]
+pub struct LowRankSum<'a> {
+    /// None, or some.
+    pub deltas: &'a [LowRank],
+    /// Their row that belongs to row 0 of the matrix: a multiple of 32, not 0 where a file fuses matrices.
+    pub first_row: usize,
 }
 
 /// Adds the deltas of a product to a tile of it.
 pub(crate) struct Apply<'a, T> {
-    /// The deltas, in the order of summation.
-    pub deltas: &'a [LowRank<'a>],
+    /// The deltas.
+    pub sum: LowRankSum<'a>,
     /// s·A·x of a delta by its index, `[tokens][rank]`.
     pub t: T,
     /// First row of the tile in the product, a multiple of 32.
@@ -184,8 +192,8 @@ impl<'a, T: Fn(usize) -> &'a [f32]> Apply<'a, T> {
                 acc[i][half] = simd.load(lanes(&self.tile[place(i, half)..]));
             }
         }
-        for (i, delta) in self.deltas.iter().enumerate() {
-            let (factors, row) = (delta.factors, delta.first_row + self.row + at);
+        for (i, delta) in self.sum.deltas.iter().enumerate() {
+            let (factors, row) = (&delta.factors, self.sum.first_row + self.row + at);
             let b = factors.b_rows(row, BLOCK);
             let t = &(self.t)(i)[token * factors.rank..][..N * factors.rank];
             match factors.ty {
@@ -195,7 +203,7 @@ impl<'a, T: Fn(usize) -> &'a [f32]> Apply<'a, T> {
                 TensorType::Q8_0 => chains::<S, Q8, N>(simd, b, t, &mut acc),
                 other => unreachable!("factors are never packed as {other}"),
             }
-            if let Some(gain) = delta.gain {
+            if let Some(gain) = &delta.gain {
                 for half in 0..2 {
                     let row = row + 16 * half;
                     let g = simd.load_part(&gain[row.min(gain.len())..(row + 16).min(gain.len())]);
@@ -320,21 +328,14 @@ mod tests {
     fn check(ty: TensorType, tolerance: f64, gain: bool) {
         let (rank, cols, rows, tokens) = (5, 64, 150, 11);
         let (a, b) = (values(rank * cols, 1), values(rows * rank, 2));
-        let factors = Factors::pack(ty, rank, cols, rows, &a, &b).unwrap();
+        let factors = Arc::new(Factors::pack(ty, rank, cols, rows, &a, &b).unwrap());
         let (t, y, g) = (values(tokens * rank, 3), values(tokens * 64, 4), values(rows, 5));
         let (first_row, row, tile_rows, stride) = (64, 32, 54, 64);
         for isa in Isa::available() {
             let mut tile = y.clone();
-            let delta = LowRank { factors: &factors, first_row, scale: 1.0, gain: gain.then_some(&g[..]) };
-            let deltas = &[delta];
-            isa.dispatch_floats(Apply {
-                deltas,
-                t: |_| &t[..],
-                row,
-                rows: tile_rows,
-                tile: &mut tile,
-                stride,
-            });
+            let deltas = &[LowRank { factors: factors.clone(), scale: 1.0, gain: gain.then(|| g.clone()) }];
+            let sum = LowRankSum { deltas, first_row };
+            isa.dispatch_floats(Apply { sum, t: |_| &t[..], row, rows: tile_rows, tile: &mut tile, stride });
             for token in 0..tokens {
                 for r in 0..tile_rows {
                     let of = first_row + row + r;
@@ -379,29 +380,23 @@ mod tests {
     }
 
     /// Two products with two deltas each on `weights`; returns their outputs side by side.
-    fn stacked(team: &Team, w: Matrix, packed: [&Factors; 2], gain: &[f32], x: &[f32]) -> Vec<f32> {
+    fn stacked(team: &Team, w: Matrix, packed: &[Arc<Factors>; 2], gain: &[f32], x: &[f32]) -> Vec<f32> {
         let (rows, cols) = (w.rows(), w.cols());
         let n = x.len() / cols;
         let mut acts = Acts::new(n, cols);
         let bias = values(rows, 9);
-        let delta = |factors, scale, gain| LowRank { factors, first_row: 0, scale, gain };
-        let first = [delta(packed[0], 0.5, Some(gain)), delta(packed[1], -2.0, None)];
-        let second = [delta(packed[1], 1.0, None), delta(packed[0], 1.0, None)];
+        let delta = |i: usize, scale, gain| LowRank { factors: packed[i].clone(), scale, gain };
+        let first = [delta(0, 0.5, Some(gain.to_vec())), delta(1, -2.0, None)];
+        let second = [delta(1, 1.0, None), delta(0, 1.0, None)];
+        let [first, second] = [&first, &second].map(|deltas| LowRankSum { deltas, first_row: 0 });
         let (mut one, mut two) = (vec![0.25; n * rows], vec![0.0; n * rows]);
         linear(
             team,
             &mut acts,
             Source::new(x, cols),
             &mut [
-                Product {
-                    w,
-                    bias: Some(&bias),
-                    out: &mut one,
-                    out_stride: rows,
-                    add: true,
-                    low_rank: &first,
-                },
-                Product { w, bias: None, out: &mut two, out_stride: rows, add: false, low_rank: &second },
+                Product { w, bias: Some(&bias), out: &mut one, out_stride: rows, add: true, low_rank: first },
+                Product { w, bias: None, out: &mut two, out_stride: rows, add: false, low_rank: second },
             ],
             &[],
         );
@@ -415,14 +410,15 @@ mod tests {
         let bytes: Vec<u8> = w.iter().flat_map(|v| v.to_le_bytes()).collect();
         let matrix = Matrix::new(TensorType::F32, rows, cols, &bytes).unwrap();
         let factors = [(3, 4), (5, 6)].map(|(a, b)| (values(4 * cols, a), values(rows * 4, b)));
-        let packed =
-            factors.each_ref().map(|(a, b)| Factors::pack(TensorType::F32, 4, cols, rows, a, b).unwrap());
+        let packed = factors
+            .each_ref()
+            .map(|(a, b)| Arc::new(Factors::pack(TensorType::F32, 4, cols, rows, a, b).unwrap()));
         let (gain, bias) = (values(rows, 8), values(rows, 9));
         let dot =
             |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
         for isa in Isa::available() {
             let team = Team::new(2, isa).unwrap();
-            let got = stacked(&team, matrix, [&packed[0], &packed[1]], &gain, &x);
+            let got = stacked(&team, matrix, &packed, &gain, &x);
             for t in 0..n {
                 let x = &x[t * cols..][..cols];
                 for r in 0..rows {
@@ -463,13 +459,13 @@ mod tests {
         for ty in [TensorType::Q8_0, TensorType::F16] {
             let pack = |seed, rank| {
                 let (a, b) = (values(rank * cols, seed), values(rows * rank, seed + 1));
-                Factors::pack(ty, rank, cols, rows, &a, &b).unwrap()
+                Arc::new(Factors::pack(ty, rank, cols, rows, &a, &b).unwrap())
             };
-            let (first, second) = (pack(3, 4), pack(5, 37));
+            let packed = [pack(3, 4), pack(5, 37)];
             for isa in Isa::available() {
                 let run = |threads, x: &[f32]| {
                     let team = Team::new(threads, isa).unwrap();
-                    stacked(&team, matrix, [&first, &second], &gain, x)
+                    stacked(&team, matrix, &packed, &gain, x)
                 };
                 let whole = run(1, &x);
                 assert_eq!(run(3, &x), whole, "{isa} {ty}: three threads");
@@ -489,22 +485,16 @@ mod tests {
     #[test]
     fn one_token_and_many_give_the_same_bits() {
         let factors = Factors::pack(TensorType::F16, 4, 32, 64, &values(128, 1), &values(256, 2)).unwrap();
-        let deltas = &[LowRank { factors: &factors, first_row: 0, scale: 1.0, gain: None }];
+        let deltas = &[LowRank { factors: Arc::new(factors), scale: 1.0, gain: None }];
+        let sum = LowRankSum { deltas, first_row: 0 };
         let (t, y) = (values(9 * 4, 3), values(9 * 64, 4));
         for isa in Isa::available() {
             let mut all = y.clone();
-            isa.dispatch_floats(Apply {
-                deltas,
-                t: |_| &t[..],
-                row: 0,
-                rows: 64,
-                tile: &mut all,
-                stride: 64,
-            });
+            isa.dispatch_floats(Apply { sum, t: |_| &t[..], row: 0, rows: 64, tile: &mut all, stride: 64 });
             for token in 0..9 {
                 let mut one = y[token * 64..][..64].to_vec();
                 let t = |_| &t[token * 4..][..4];
-                isa.dispatch_floats(Apply { deltas, t, row: 0, rows: 64, tile: &mut one, stride: 64 });
+                isa.dispatch_floats(Apply { sum, t, row: 0, rows: 64, tile: &mut one, stride: 64 });
                 assert_eq!(one, all[token * 64..][..64]);
             }
         }

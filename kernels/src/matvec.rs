@@ -98,8 +98,8 @@ impl<Q: Quantised> Op for Rows<'_, Q> {
         }
         let acts = Prepared::new(self.acts, init);
         for (i, r) in self.rows.enumerate() {
-            let blocks = &self.blocks[r * self.row_blocks..(r + 1) * self.row_blocks];
-            let y = row::<S, Q>(simd, blocks, &acts, self.ahead.after(i * size_of_val(blocks)));
+            let ahead = self.ahead.after(i * self.row_blocks * Q::BLOCK_BYTES);
+            let y = row::<S, Q>(simd, &self.blocks[r * self.row_blocks..], self.row_blocks, &acts, ahead);
             // SAFETY: this thread owns the rows it was given.
             unsafe { self.out.put(simd, self.acts.t, r, &[y]) };
         }
@@ -128,13 +128,19 @@ impl<'a> Prepared<'a> {
     }
 }
 
-/// The product of one row; as many bytes from `ahead` on will be needed later.
+/// The product of the row that `blocks` begins with; as many bytes from `ahead` on will be needed later.
 #[inline(always)]
-fn row<S: Simd, Q: Quantised>(simd: S, blocks: &[Q], acts: &Prepared, ahead: *const u8) -> f32 {
+fn row<S: Simd, Q: Quantised>(
+    simd: S,
+    blocks: &[Q],
+    row_blocks: usize,
+    acts: &Prepared,
+    ahead: *const u8,
+) -> f32 {
     let mut acc = simd.f4_splat(0.0);
     let mut g = 0;
-    let units = blocks.chunks_exact(Q::UNIT);
-    let rest = units.remainder();
+    let units = blocks[..row_blocks].chunks_exact(Q::UNIT);
+    let rest = units.remainder().len();
     for (i, unit) in units.enumerate() {
         prefetch(ahead.wrapping_add(i * size_of_val(unit)), size_of_val(unit));
         for half in 0..Q::HALVES {
@@ -142,8 +148,13 @@ fn row<S: Simd, Q: Quantised>(simd: S, blocks: &[Q], acts: &Prepared, ahead: *co
             g += 1;
         }
     }
-    if !rest.is_empty() {
-        acc = step::<S, Q>(simd, acc, unpack_rest::<S, Q>(simd, rest), acts, g);
+    if rest > 0 {
+        // The activations there are zero: it does not matter that the blocks behind a row are the next's.
+        let group = match blocks.get(row_blocks - rest..row_blocks - rest + Q::UNIT) {
+            Some(unit) => Q::unpack128(simd, unit, 0),
+            None => unpack_rest::<S, Q>(simd, &blocks[row_blocks - rest..]),
+        };
+        acc = step::<S, Q>(simd, acc, group, acts, g);
     }
     simd.f4_sum(acc)
 }

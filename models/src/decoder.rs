@@ -9,7 +9,6 @@ use lapwing_kernels::acts::{Acts, Source};
 use lapwing_kernels::attention::{AttnArgs, attention};
 use lapwing_kernels::format::decode_row;
 use lapwing_kernels::linear::{Product, gated_linear, linear};
-use lapwing_kernels::low_rank::LowRank;
 use lapwing_kernels::norm::{rms_norm, rms_norm_heads};
 use lapwing_kernels::rope::{RopeTable, rope};
 use lapwing_kernels::team::Team;
@@ -258,11 +257,10 @@ fn forward_batch(
 
     let x = Source::normed(&ws.x[from * width..n * width], &weights.norm, eps);
     let logits = &mut ws.logits[row * spec.vocab..][..wanted * spec.vocab];
-    let deltas = ws.stack.of(&weights.output);
     // What comes after this is the next token.
     let next = weights.layers.first().map(|layer| qkv(layer).map(|w| model.matrix(w)));
     let next = next.as_ref().map_or(&[][..], |next| next);
-    linear(team, &mut ws.acts, x, &mut [product(model, &weights.output, &deltas, logits, false)], next);
+    linear(team, &mut ws.acts, x, &mut [product(model, &ws.stack, &weights.output, logits, false)], next);
     if spec.logit_scale != 1.0 {
         scale(logits, spec.logit_scale);
     }
@@ -311,15 +309,14 @@ fn attend(
     let x = Source::normed(&ws.x[..n * width], &layer.attention_norm, eps);
     let (q, k, v) = (&mut ws.q[..n * q_width], &mut ws.k[..n * kv_width], &mut ws.v[..n * kv_width]);
     let stack = &ws.stack;
-    let [of_q, of_k, of_v] = qkv(layer).map(|w| stack.of(w));
     linear(
         team,
         &mut ws.acts,
         x,
         &mut [
-            product(model, &layer.q, &of_q, q, false),
-            product(model, &layer.k, &of_k, k, false),
-            product(model, &layer.v, &of_v, v, false),
+            product(model, stack, &layer.q, q, false),
+            product(model, stack, &layer.k, k, false),
+            product(model, stack, &layer.v, v, false),
         ],
         &[model.matrix(&layer.o)],
     );
@@ -357,14 +354,13 @@ fn attend(
     attention(team, &args, attended);
     let attended = Source::new(attended, q_width);
     let x = &mut ws.x[from * width..n * width];
-    let of_o = stack.of(&layer.o);
     // Of a gated product each thread begins with its rows of the gate.
     let next = [model.matrix(&layer.gate)];
     match &layer.attention_post_norm {
-        None => linear(team, &mut ws.acts, attended, &mut [product(model, &layer.o, &of_o, x, true)], &next),
+        None => linear(team, &mut ws.acts, attended, &mut [product(model, stack, &layer.o, x, true)], &next),
         Some(norm) => {
             let (t, h) = (&mut ws.t[..m * width], &mut ws.h[..m * width]);
-            linear(team, &mut ws.acts, attended, &mut [product(model, &layer.o, &of_o, t, false)], &next);
+            linear(team, &mut ws.acts, attended, &mut [product(model, stack, &layer.o, t, false)], &next);
             rms_norm(team, t, width, Some(norm), eps, h);
             add(x, h);
         }
@@ -392,21 +388,19 @@ fn feed_forward(
     let next = &next.map(|w| model.matrix(w))[..if i + 1 < layers.len() { 3 } else { 1 }];
     let x = &mut ws.x[rows.start * width..rows.end * width];
     let source = Source::normed(x, &layer.ffn_norm, eps);
-    let [of_gate, of_up, of_down] = [&layer.gate, &layer.up, &layer.down].map(|w| ws.stack.of(w));
+    let stack = &ws.stack;
     let (gate, up, gated) = (&mut ws.gate[..m * ff], &mut ws.up[..m * ff], &mut ws.gated[..m * ff]);
     let mut products =
-        [product(model, &layer.gate, &of_gate, gate, false), product(model, &layer.up, &of_up, up, false)];
+        [product(model, stack, &layer.gate, gate, false), product(model, stack, &layer.up, up, false)];
     let down = [model.matrix(&layer.down)];
     gated_linear(team, &mut ws.acts, source, activation, &mut products, gated, &down);
     ws.cancel.check()?;
     let gated = Source::new(gated, ff);
     match &layer.ffn_post_norm {
-        None => {
-            linear(team, &mut ws.acts, gated, &mut [product(model, &layer.down, &of_down, x, true)], next)
-        }
+        None => linear(team, &mut ws.acts, gated, &mut [product(model, stack, &layer.down, x, true)], next),
         Some(norm) => {
             let (t, h) = (&mut ws.t[..m * width], &mut ws.h[..m * width]);
-            linear(team, &mut ws.acts, gated, &mut [product(model, &layer.down, &of_down, t, false)], next);
+            linear(team, &mut ws.acts, gated, &mut [product(model, stack, &layer.down, t, false)], next);
             rms_norm(team, t, width, Some(norm), eps, h);
             add(x, h);
         }
@@ -422,12 +416,13 @@ fn qkv(layer: &LayerWeights) -> [&Linear; 3] {
 /// One product of all tokens held in the activations, `out` being `[n][rows]`.
 fn product<'a>(
     model: &'a Model,
+    stack: &'a Resolved,
     weights: &'a Linear,
-    low_rank: &'a [LowRank<'a>],
     out: &'a mut [f32],
     add: bool,
 ) -> Product<'a> {
-    Product { w: model.matrix(weights), bias: weights.bias(), out, out_stride: weights.rows(), add, low_rank }
+    let (w, bias, low_rank) = (model.matrix(weights), weights.bias(), stack.of(weights));
+    Product { w, bias, out, out_stride: weights.rows(), add, low_rank }
 }
 
 /// Whether no value is infinite or NaN: their exponents are all ones. Branch-free, so that it runs in vectors.

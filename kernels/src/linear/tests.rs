@@ -1,7 +1,8 @@
 use super::*;
 use crate::format::{Quantised, as_blocks, decode_row, random_row, with_quantised};
 use crate::isa::{Isa, Scalar};
-use crate::low_rank::Factors;
+use crate::low_rank::{Factors, LowRank};
+use std::sync::Arc;
 
 /// A small generator (splitmix64).
 fn rng(mut state: u64) -> impl FnMut() -> u64 {
@@ -101,8 +102,14 @@ impl Case {
         let mut acts = Acts::new(n, self.cols);
         let x = &self.x[tokens.start * self.cols..tokens.end * self.cols];
         let bias = bias.then_some(&self.bias[..]);
-        let product =
-            Product { w: self.matrix(), bias, out: &mut out, out_stride: stride, add, low_rank: &[] };
+        let product = Product {
+            w: self.matrix(),
+            bias,
+            out: &mut out,
+            out_stride: stride,
+            add,
+            low_rank: Default::default(),
+        };
         linear(team, &mut acts, Source::new(x, self.cols), &mut [product], &[]);
         assert!(out.chunks(stride).all(|row| row[self.rows..] == [0.25; 3]), "writes beyond its rows");
         out.chunks(stride).flat_map(|row| row[..self.rows].to_vec()).collect()
@@ -221,8 +228,14 @@ fn several_products_in_one_phase_equal_single_ones() {
             let source = Source::new(&a.x, 256);
             let (mut ya, mut yb) = (vec![0.0; 5 * 70], vec![0.0; 5 * 33]);
             let mut single = (ya.clone(), yb.clone());
-            let product =
-                |w, out, out_stride| Product { w, bias: None, out, out_stride, add: false, low_rank: &[] };
+            let product = |w, out, out_stride| Product {
+                w,
+                bias: None,
+                out,
+                out_stride,
+                add: false,
+                low_rank: Default::default(),
+            };
             linear(&team, &mut acts, source, &mut [product(a.matrix(), &mut single.0, 70)], &[]);
             linear(&team, &mut acts, source, &mut [product(b.matrix(), &mut single.1, 33)], &[]);
             let mut both = [product(a.matrix(), &mut ya, 70), product(b.matrix(), &mut yb, 33)];
@@ -241,11 +254,11 @@ fn gated_products_are_the_same_alone_and_in_a_batch() {
         (0..len).map(|i| ((i * 7919 + seed * 13) % 101) as f32 / 500.0 - 0.1).collect()
     };
     let rank = 3;
-    let factors =
-        Factors::pack(TensorType::Q8_0, rank, cols, rows, &factor(1, rank * cols), &factor(2, rows * rank))
-            .unwrap();
+    let (a, b) = (factor(1, rank * cols), factor(2, rows * rank));
+    let factors = Arc::new(Factors::pack(TensorType::Q8_0, rank, cols, rows, &a, &b).unwrap());
     let gain: Vec<f32> = (0..rows).map(|i| 1.0 + i as f32 / 1000.0).collect();
-    let delta = [LowRank { factors: &factors, first_row: 0, scale: 0.7, gain: Some(&gain) }];
+    let deltas = &[LowRank { factors, scale: 0.7, gain: Some(gain) }];
+    let sum = LowRankSum { deltas, first_row: 0 };
     for isa in Isa::available() {
         for threads in [1, 3] {
             let team = Team::new(threads, isa).unwrap();
@@ -262,7 +275,7 @@ fn gated_products_are_the_same_alone_and_in_a_batch() {
                     low_rank,
                 };
                 let mut both =
-                    [product(gate.matrix(), &mut g, &delta[..]), product(up.matrix(), &mut u, &[])];
+                    [product(gate.matrix(), &mut g, sum), product(up.matrix(), &mut u, Default::default())];
                 let mut acts = Acts::new(n, cols);
                 gated_linear(
                     &team,

@@ -115,6 +115,7 @@ impl<Q: Wide> WideRows<'_, Q> {
         let step_bytes = unit * Q::BLOCK_BYTES;
         let steps = row_blocks / unit;
         let rest = bytes - steps * step_bytes;
+        let end = blocks.as_ptr_range().end.cast::<u8>();
         let mut padded = [[0u8; 4 * 34]; 4];
         for first in rows.clone().step_by(4) {
             let count = (rows.end - first).min(4);
@@ -132,11 +133,18 @@ impl<Q: Wide> WideRows<'_, Q> {
                     acc = Q::step(simd, four!(i => four[i].add(at)), &layout, s, acc);
                 }
                 if rest > 0 {
-                    // Blocks of zero bytes in the place of the missing ones add nothing.
-                    for (padded, row) in padded.iter_mut().zip(four) {
-                        padded[..rest].copy_from_slice(std::slice::from_raw_parts(row.add(bytes - rest), rest));
-                    }
-                    acc = Q::step(simd, four!(i => padded[i].as_ptr()), &layout, steps, acc);
+                    // The activations there are zero: it does not matter that the blocks behind a row are the next's.
+                    // Behind the last they are made up.
+                    let last = four!(i => {
+                        let row = four[i].add(bytes - rest);
+                        if row.wrapping_add(step_bytes) <= end {
+                            row
+                        } else {
+                            std::ptr::copy_nonoverlapping(row, padded[i].as_mut_ptr(), rest);
+                            padded[i].as_ptr()
+                        }
+                    });
+                    acc = Q::step(simd, last, &layout, steps, acc);
                 }
                 let lanes = [
                     _mm512_castps512_ps128(acc),

@@ -52,8 +52,14 @@ fn product(isa: Isa, w: &Matrix, x: &[f32], n: usize) -> Box<[f32]> {
     let team = Team::new(1, isa).unwrap();
     let mut acts = Acts::new(n, w.cols());
     let mut out = vec![0.0; n * w.rows()].into_boxed_slice();
-    let product =
-        Product { w: *w, bias: None, out: &mut out, out_stride: w.rows(), add: false, low_rank: &[] };
+    let product = Product {
+        w: *w,
+        bias: None,
+        out: &mut out,
+        out_stride: w.rows(),
+        add: false,
+        low_rank: Default::default(),
+    };
     linear(&team, &mut acts, Source::new(x, w.cols()), &mut [product], &[]);
     out
 }

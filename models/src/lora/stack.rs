@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use lapwing_kernels::TensorType;
-use lapwing_kernels::low_rank::{Factors, LowRank};
+use lapwing_kernels::low_rank::{Factors, LowRank, LowRankSum};
 use lapwing_kernels::team::Team;
 
 use super::combine::transposed;
@@ -23,12 +23,12 @@ pub struct Fitted {
     pub adapter: Adapter,
     /// Type of the packed factors.
     pub ty: TensorType,
-    linear: HashMap<TensorId, Arc<Packed>>,
+    linear: HashMap<TensorId, Packed>,
     embedding: Option<Embedding>,
 }
 
 struct Packed {
-    factors: Factors,
+    factors: Arc<Factors>,
     scale: f32,
     dora: Option<Dora>,
 }
@@ -94,7 +94,7 @@ impl Fitted {
             let factors = Factors::pack(ty, delta.rank, delta.a.cols, delta.b.rows, &a, &b)
                 .map_err(|e| Error::new(Class::Usage, format!("factors cannot be kept as {ty}: {e}")))?;
             let tensor = base.target_tensor(target).ok_or_else(missing)?;
-            linear.insert(tensor, Arc::new(Packed { factors, scale: delta.scale, dora }));
+            linear.insert(tensor, Packed { factors: Arc::new(factors), scale: delta.scale, dora });
         }
         Ok(Self { adapter, ty, linear, embedding })
     }
@@ -205,8 +205,8 @@ impl Stack {
             for (tensor, packed) in &entry.fitted.linear {
                 let scale = packed.scale * entry.scale;
                 let gain = packed.dora.as_ref().map(|d| d.gain(scale));
-                let part = Part { packed: Arc::clone(packed), scale, gain };
-                resolved.linear.entry(*tensor).or_default().push(part);
+                let delta = LowRank { factors: Arc::clone(&packed.factors), scale, gain };
+                resolved.linear.entry(*tensor).or_default().push(delta);
             }
             if let Some(e) = &entry.fitted.embedding {
                 resolved.embedding.push((Arc::clone(&entry.fitted), e.scale * entry.scale));
@@ -229,14 +229,8 @@ pub fn check_scale(scale: f32) -> Result<()> {
 /// A stack as the forward pass reads it: for the tensor of each product the deltas in the order of summation.
 #[derive(Default)]
 pub struct Resolved {
-    linear: HashMap<TensorId, Vec<Part>>,
+    linear: HashMap<TensorId, Vec<LowRank>>,
     embedding: Vec<(Arc<Fitted>, f32)>,
-}
-
-struct Part {
-    packed: Arc<Packed>,
-    scale: f32,
-    gain: Option<Vec<f32>>,
 }
 
 impl Resolved {
@@ -246,15 +240,9 @@ impl Resolved {
     }
 
     /// The deltas on `weights`, in the order of summation.
-    pub(crate) fn of(&self, weights: &Linear) -> Vec<LowRank<'_>> {
-        let parts = self.linear.get(&weights.tensor()).into_iter().flatten();
-        let first_row = weights.first_row();
-        parts
-            .map(|part| {
-                let factors = &part.packed.factors;
-                LowRank { factors, first_row, scale: part.scale, gain: part.gain.as_deref() }
-            })
-            .collect()
+    pub(crate) fn of(&self, weights: &Linear) -> LowRankSum<'_> {
+        let deltas = self.linear.get(&weights.tensor()).map_or(&[][..], Vec::as_slice);
+        LowRankSum { deltas, first_row: weights.first_row() }
     }
 
     /// Adds the deltas of the embedding of `token` to its row `x` (`[width]`).
