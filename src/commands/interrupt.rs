@@ -1,4 +1,4 @@
-//! Ctrl-C: ends the program, except while an answer runs that it should only stop.
+//! Ctrl-C: ends the program, unless it should only stop what runs.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,7 +10,7 @@ use lapwing_models::Class;
 pub struct Interrupt {
     cancel: Cancel,
     /// Whether Ctrl-C cancels (true) or ends the program (false).
-    answering: Arc<AtomicBool>,
+    cancels: Arc<AtomicBool>,
 }
 
 impl Interrupt {
@@ -22,7 +22,7 @@ impl Interrupt {
         let this = Self::default();
         let inner = this.clone();
         ctrlc::set_handler(move || {
-            if inner.answering.load(Ordering::SeqCst) {
+            if inner.cancels.load(Ordering::SeqCst) {
                 inner.cancel.cancel();
             } else {
                 std::process::exit(Class::Interrupted.exit_code().into());
@@ -31,32 +31,9 @@ impl Interrupt {
         Ok(this)
     }
 
-    /// Ctrl-C cancels from now on: for commands that put things in order before they end.
+    /// Ctrl-C cancels from now on: for commands that put things in order before they end, or go on with something else.
     pub fn into_cancel(self) -> Cancel {
-        self.answering.store(true, Ordering::SeqCst);
+        self.cancels.store(true, Ordering::SeqCst);
         self.cancel
-    }
-
-    /// Until the guard is dropped, Ctrl-C cancels instead of ending the program.
-    pub fn guard(&self) -> Guard {
-        self.cancel.reset();
-        self.answering.store(true, Ordering::SeqCst);
-        Guard(self.clone())
-    }
-}
-
-/// While this lives, Ctrl-C cancels what watches [`Guard::cancel`].
-pub struct Guard(Interrupt);
-
-impl Guard {
-    /// The flag that Ctrl-C sets.
-    pub fn cancel(&self) -> &Cancel {
-        &self.0.cancel
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        self.0.answering.store(false, Ordering::SeqCst);
     }
 }

@@ -78,8 +78,19 @@ fn ctrl_c_stops_the_reading_of_a_prompt() {
     chat.line("/regen");
     chat.wait("the answer", |text| text.contains("[cut"));
     chat.wait_prompt();
+    assert!(!chat.text().contains("reading "), "{}", chat.text());
     let (all, cached, _) = read(&mut chat);
     assert!(all > 3000 && cached >= 512, "{all} {cached}");
+    // What cannot be stopped does not end the chat, either.
+    let long = folder.file("long", "All work and no play makes Jack a dull boy. ".repeat(200_000).as_bytes());
+    chat.keys(&format!("/read {}", long.display()));
+    chat.wait("the line", |text| text.trim_end().ends_with("/long"));
+    chat.keys("\r");
+    chat.wait_screen("the line to be taken", |screen| screen.cursor_position().1 == 0);
+    chat.keys("\u{3}");
+    chat.wait("what was read", |text| text.contains("is more than the"));
+    chat.wait_prompt();
+    chat.ask("/read none", "Nothing goes before your next message.");
     chat.leave();
 }
 

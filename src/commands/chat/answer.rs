@@ -47,7 +47,7 @@ impl Chat {
             self.out.note("[not sent]")?;
             return Ok(false);
         };
-        let (guard, cancel) = self.stoppable();
+        let cancel = self.cancel.clone();
         if let Err(error) = ui::eval(&mut self.session, &ids, &cancel, &self.ui, "reading") {
             if error.class != Class::Interrupted {
                 return Err(error.into());
@@ -70,7 +70,6 @@ impl Chat {
             };
             if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
-        drop(guard);
         written?;
         let answer = answer?;
         self.out.end_line()?;
@@ -187,7 +186,7 @@ impl Chat {
         if room < SUMMARY / 8 {
             return Err(failed("there is no room for it").into());
         }
-        let (_guard, cancel) = self.stoppable();
+        let cancel = self.cancel.clone();
         match ui::eval(&mut self.session, &ids, &cancel, &self.ui, "summarising") {
             Err(error) if error.class == Class::Interrupted => return Ok(None),
             other => other?,

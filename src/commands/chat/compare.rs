@@ -54,7 +54,7 @@ fn compare(chat: &mut Chat, prompt: &str) -> anyhow::Result<()> {
     conversation.say(prompt);
     let ids = conversation.prompt(&chat.template, model.tokenizer())?;
 
-    let (guard, cancel) = chat.stoppable();
+    let cancel = chat.cancel.clone();
     let none = Stack::default();
     let of_base = answer(chat, &none, &ids, "the base answers", &cancel)?;
     let of_stack = answer(chat, &stack, &ids, "the stack answers", &cancel)?;
@@ -67,7 +67,7 @@ fn compare(chat: &mut Chat, prompt: &str) -> anyhow::Result<()> {
         progress.set(done as u64, of as u64);
         !cancel.is_cancelled()
     })?;
-    drop((progress, guard));
+    drop(progress);
     let width = terminal_size::terminal_size().filter(|_| chat.out.terminal).map_or(0, |(width, _)| width.0);
     std::io::stdout().write_all(beside(&of_base.1, &of_stack.1, width.into()).as_bytes())?;
     chat.out.note(&format!(

@@ -11,7 +11,7 @@ use lapwing_models::chat_template::ChatTemplate;
 use lapwing_models::{Class, Error};
 
 use super::config::Config;
-use super::interrupt::{Guard, Interrupt};
+use super::interrupt::Interrupt;
 use super::{AnswerOptions, ModelOptions, SamplerOptions, TemplateOptions, Ui, find, folders, load};
 
 mod answer;
@@ -106,7 +106,8 @@ pub struct Chat {
     saving: Saving,
     /// Names of what the command line said: sessions that are taken up do not change that.
     given: Vec<&'static str>,
-    interrupt: Interrupt,
+    /// What Ctrl-C sets while no line is edited. In a pipe nobody waits for a next message: there it ends the program.
+    cancel: Cancel,
     input: Input,
     out: Out,
     ui: Ui,
@@ -184,7 +185,7 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
             ..Saving::default()
         },
         given,
-        interrupt,
+        cancel: if terminal { interrupt.into_cancel() } else { Cancel::default() },
         input: Input::new(terminal, out.colours, history)?,
         out,
         ui: ui.clone(),
@@ -210,6 +211,7 @@ impl Chat {
             self.input.set_words(slash::words(self));
             let before = (self.branches.conversation().clone(), self.attached.clone());
             let typed = self.input.next(PROMPT)?;
+            self.cancel.reset();
             let was_leaving = std::mem::replace(&mut leaving, false);
             let next = match typed {
                 Typed::End => Next::Leave,
@@ -271,14 +273,6 @@ impl Chat {
         self.branches.conversation_mut().say(text + &message.text);
         self.unsent = Some(message);
         Next::Answer
-    }
-
-    /// For a step that Ctrl-C may stop: sets the flag until the guard is dropped. In a pipe nobody waits for a next
-    /// message: there Ctrl-C ends the program.
-    fn stoppable(&self) -> (Option<Guard>, Cancel) {
-        let guard = self.terminal.then(|| self.interrupt.guard());
-        let cancel = guard.as_ref().map(|guard| guard.cancel().clone()).unwrap_or_default();
-        (guard, cancel)
     }
 
     /// Whether the person answers a question with this letter; in a pipe nobody does.
