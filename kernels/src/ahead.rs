@@ -55,7 +55,7 @@ impl Idle {
             return false;
         }
         for line in 0..4 {
-            prefetch_l1(std::ptr::without_provenance(self.left.start + 64 * line));
+            prefetch_line::<1>(std::ptr::without_provenance(self.left.start + 64 * line));
         }
         self.left.start += 256;
         true
@@ -67,42 +67,35 @@ impl Idle {
 pub(crate) fn prefetch(address: *const u8, len: usize) {
     let mut at = 0;
     while at < len {
-        prefetch_l1(address.wrapping_add(at));
+        prefetch_line::<1>(address.wrapping_add(at));
         at += 64;
     }
 }
 
-/// Asks the memory for the cache line at `address`, into the first-level cache; any address will do.
+/// Asks the memory for the cache line at `address`, into the cache of level `LEVEL`, 1 or 2, where that can be chosen; any
+/// address will do.
 #[inline(always)]
-pub(crate) fn prefetch_l1(address: *const u8) {
+pub(crate) fn prefetch_line<const LEVEL: u8>(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
         // SAFETY: part of every x86-64; a prefetch reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+        unsafe {
+            match LEVEL {
+                1 => _mm_prefetch::<_MM_HINT_T0>(address.cast()),
+                _ => _mm_prefetch::<_MM_HINT_T1>(address.cast()),
+            }
+        }
     }
     #[cfg(target_arch = "aarch64")]
     // SAFETY: part of every aarch64; a prefetch reads nothing.
     unsafe {
-        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
-    }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let _ = address;
-}
-
-/// The same, into the second-level cache where that can be chosen.
-#[inline(always)]
-pub(crate) fn prefetch_l2(address: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: part of every x86-64; a prefetch reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
-    }
-    #[cfg(target_arch = "aarch64")]
-    // SAFETY: part of every aarch64; a prefetch reads nothing.
-    unsafe {
-        std::arch::asm!("prfm pldl2keep, [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
+        std::arch::asm!(
+            "prfm pldl{level}keep, [{address}]",
+            level = const LEVEL,
+            address = in(reg) address,
+            options(nostack, preserves_flags, readonly)
+        );
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = address;
