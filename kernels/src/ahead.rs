@@ -10,6 +10,11 @@ use std::ops::Range;
 /// 64 KiB on Zen 5, with 8 and 32 KiB within 15%.
 pub(crate) const DISTANCE: usize = 16 << 10;
 
+/// How many bytes before [`prefetch_stream`] asks for a line it has asked for it once already. A core that waits for as
+/// many lines as it can drops what else it is told to fetch. On Zen 5 one thread's product with 7B matrices of Q4_0,
+/// Q4_K and Q6_K became 4 to 10% faster by asking twice, the same as asking 8 KiB sooner.
+const SOONER: usize = 4 << 10;
+
 /// The weights that a thread reads in this order.
 #[derive(Clone, Copy)]
 pub(crate) struct Ahead<'a> {
@@ -20,10 +25,12 @@ pub(crate) struct Ahead<'a> {
 }
 
 impl Ahead<'_> {
-    /// The address that will be read [`DISTANCE`] after byte `at` of `here`: only to be prefetched.
+    /// What to begin with when byte `at` of `here` is about to be read, for [`prefetch_stream`]: [`DISTANCE`] from
+    /// there, or more where rows are read side by side, whose first bytes lie as far as `span` apart. Only to be
+    /// prefetched.
     #[inline(always)]
-    pub fn after(&self, at: usize) -> *const u8 {
-        let at = at + DISTANCE;
+    pub fn after(&self, at: usize, span: usize) -> *const u8 {
+        let at = at + DISTANCE.max(span + SOONER);
         match at.checked_sub(self.here.len()) {
             None => self.here.as_ptr().wrapping_add(at),
             Some(at) => self.next.as_ptr().wrapping_add(at.min(self.next.len())),
@@ -60,6 +67,13 @@ impl Idle {
         self.left.start += 256;
         true
     }
+}
+
+/// Asks for the next `len` bytes of a stream of weights, of which `address` came from [`Ahead::after`].
+#[inline(always)]
+pub(crate) fn prefetch_stream(address: *const u8, len: usize) {
+    prefetch(address.wrapping_add(SOONER), len);
+    prefetch(address, len);
 }
 
 /// Asks for the lines of `len` bytes from `address` on.
@@ -99,4 +113,19 @@ pub(crate) fn prefetch_line<const LEVEL: u8>(address: *const u8) {
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = address;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_goes_on_in_the_next_weights_and_ends_with_them() {
+        let (here, next) = (vec![0u8; 3 * DISTANCE], vec![0u8; DISTANCE]);
+        let ahead = Ahead { here: &here, next: &next };
+        assert_eq!(ahead.after(7, 0), here[DISTANCE + 7..].as_ptr());
+        assert_eq!(ahead.after(7, DISTANCE), here[DISTANCE + SOONER + 7..].as_ptr());
+        assert_eq!(ahead.after(2 * DISTANCE + 5, 0), next[5..].as_ptr());
+        assert_eq!(ahead.after(3 * DISTANCE, 0), next.as_ptr_range().end);
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! A product w·x has 16 chains of fused multiply-adds, lane k mod 16 in ascending k, that are added in the tree of
 //! [`Floats::sum`](crate::isa::Floats::sum). One token or many, in whatever tiles: the chains are the same.
-use crate::ahead::{Ahead, prefetch};
+use crate::ahead::{Ahead, prefetch_stream};
 use crate::format::TensorType;
 use crate::isa::{Floats, Isa, Op, Simd};
 use crate::linear::{Matrix, Out};
@@ -123,7 +123,8 @@ impl<W: Weight> Rows<'_, W> {
         while row + 4 <= self.rows.end {
             let mut chains = [[s.splat(0.0); 1]; 4];
             let w = from_fn(|r| self.w.row(row + r));
-            let ahead = self.ahead.after((row - self.rows.start) * self.w.row_bytes());
+            let ahead =
+                self.ahead.after((row - self.rows.start) * self.w.row_bytes(), 3 * self.w.row_bytes());
             add_products::<S, W, 4, 1>(s, w, [self.x], &mut chains, Some(ahead));
             let y = chains.map(|[chain]| s.sum(chain));
             // SAFETY: the caller owns these rows.
@@ -240,7 +241,7 @@ fn add_products<S: Simd, W: Weight, const R: usize, const T: usize>(
     for i in 0..count {
         if let Some(ahead) = ahead {
             let bytes = R * size_of::<W::Chunk>();
-            prefetch(ahead.wrapping_add(i * bytes), bytes);
+            prefetch_stream(ahead.wrapping_add(i * bytes), bytes);
         }
         let x: [S::F; T] = from_fn(|t| s.load(&x_chunks[t][i]));
         for r in 0..R {

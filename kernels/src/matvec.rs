@@ -19,7 +19,7 @@ mod wide256;
 mod wide32;
 
 use crate::acts::{BLOCK, GROUP, Row};
-use crate::ahead::{Ahead, prefetch};
+use crate::ahead::{Ahead, prefetch_stream};
 #[cfg(target_arch = "x86_64")]
 use crate::format::blocks;
 use crate::format::{Group, Quantised, TensorType, as_blocks, with_quantised};
@@ -98,7 +98,7 @@ impl<Q: Quantised> Op for Rows<'_, Q> {
         }
         let acts = Prepared::new(self.acts, init);
         for (i, r) in self.rows.enumerate() {
-            let ahead = self.ahead.after(i * self.row_blocks * Q::BLOCK_BYTES);
+            let ahead = self.ahead.after(i * self.row_blocks * Q::BLOCK_BYTES, 0);
             let y = row::<S, Q>(simd, &self.blocks[r * self.row_blocks..], self.row_blocks, &acts, ahead);
             // SAFETY: this thread owns the rows it was given.
             unsafe { self.out.put(simd, self.acts.t, r, &[y]) };
@@ -142,7 +142,7 @@ fn row<S: Simd, Q: Quantised>(
     let units = blocks[..row_blocks].chunks_exact(Q::UNIT);
     let rest = units.remainder().len();
     for (i, unit) in units.enumerate() {
-        prefetch(ahead.wrapping_add(i * size_of_val(unit)), size_of_val(unit));
+        prefetch_stream(ahead.wrapping_add(i * size_of_val(unit)), size_of_val(unit));
         for half in 0..Q::HALVES {
             acc = step::<S, Q>(simd, acc, Q::unpack128(simd, unit, half), acts, g);
             g += 1;
