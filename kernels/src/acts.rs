@@ -1,6 +1,7 @@
 //! Activations, quantised to 8 bits in blocks of 32.
+use crate::ahead::prefetch;
 use crate::buffer::{Buffer, cast_mut, split};
-use crate::isa::{Isa, Op, Simd};
+use crate::isa::{Isa, Op, Simd, eight};
 use crate::norm::{self, rms_norm};
 use crate::team::{Scratch, SharedMut, Team};
 use std::ops::Range;
@@ -18,6 +19,10 @@ const TINY: f32 = 1e-30;
 
 /// Rows of activations in the form that quantised products of more than one token read: i8 quants with one f32 scale
 /// d = max |x| / 127 per 32 values, and their sums.
+///
+/// Tokens come in tiles, as a panel takes them. A tile lies where its tokens would with rows of the greatest length, so
+/// that the thread which writes it has written there before: to take memory over from another core costs more than to
+/// quantise what goes there.
 pub struct Acts {
     n: usize,
     cols: usize,
@@ -27,23 +32,13 @@ pub struct Acts {
     max_cols: usize,
     /// `[n][cols]` normed values, if they were normed.
     normed: Buffer<f32>,
-    /// `[n][32 · blocks]` quants.
-    q: Buffer<i8>,
-    /// `[n][blocks]` scales.
-    d: Buffer<f32>,
-    /// `[n][3][blocks]` sums of the quants: of the first 16 of a block, of the other 16, of all.
-    sums: Buffer<i32>,
-    /// `[n][3][blocks]` the same sums times the scale.
-    scaled: Buffer<f32>,
     /// Most tokens of a tile.
     tile: usize,
-    /// The same activations as the tiles of a panel read them, tile after tile, each of T tokens:
-    /// `[class 0..4][block of the class][ACT_WORDS][T]`.
+    /// Of each tile of T tokens `[class 0..4][block of the class][ACT_WORDS][T]` words, of which the last is the bits of
+    /// a scale.
     packed: Buffer<i32>,
-    /// Likewise `[class 0..4][block of the class][3][T]` sums of the quants.
-    packed_sums: Buffer<i32>,
-    /// Likewise the sums times the scale.
-    packed_scaled: Buffer<f32>,
+    /// Likewise `[class 0..4][block of the class][2][T]` sums of the quants, of the first 16 of a block and the others.
+    sums: Buffer<i32>,
 }
 
 /// One token's activations.
@@ -114,22 +109,36 @@ impl<'a> Source<'a> {
             }
         };
         let (q, d, sums, scaled) = (cast_mut(q), cast_mut(d), cast_mut(sums), cast_mut(scaled));
-        isa.dispatch(QuantiseRow { x, rows: Rows { blocks, q, d, sums, scaled } });
+        isa.dispatch(QuantiseRow { x, q, d, sums, scaled });
         (x, Row { t: 0, q, d, sums, scaled })
     }
 }
 
+/// Quantises a row into the parts of a [`Row`].
 struct QuantiseRow<'a> {
     x: &'a [f32],
-    rows: Rows<'a>,
+    q: &'a mut [i8],
+    d: &'a mut [f32],
+    sums: &'a mut [i32],
+    scaled: &'a mut [f32],
 }
 
 impl Op for QuantiseRow<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn call<S: Simd>(mut self, simd: S) {
-        self.rows.quantise(simd, 0, self.x);
+    fn call<S: Simd>(self, simd: S) {
+        let QuantiseRow { x, q, d, sums, scaled } = self;
+        let blocks = d.len();
+        for (g, (q, d)) in q.as_chunks_mut().0.iter_mut().zip(d.as_chunks_mut().0).enumerate() {
+            let [lo, hi] = quantise_group(simd, x.get(g * GROUP..).unwrap_or(&[]), q, d);
+            let d = simd.f4_load(d);
+            for (i, sum) in [lo, hi, simd.i4_add(lo, hi)].into_iter().enumerate() {
+                let at = i * blocks + 4 * g..i * blocks + 4 * g + 4;
+                sums[at.clone()].copy_from_slice(&simd.i4_array(sum));
+                scaled[at].copy_from_slice(&simd.f4_array(simd.f4_mul(simd.i4_float(sum), d)));
+            }
+        }
     }
 }
 
@@ -144,14 +153,9 @@ impl Acts {
             max_tokens,
             max_cols,
             normed: Buffer::default(),
-            q: Buffer::zeros(max_tokens * blocks * BLOCK),
-            d: Buffer::zeros(max_tokens * blocks),
-            sums: Buffer::zeros(max_tokens * blocks * 3),
-            scaled: Buffer::zeros(max_tokens * blocks * 3),
             tile: 0,
             packed: Buffer::zeros(max_tokens * blocks * ACT_WORDS),
-            packed_sums: Buffer::zeros(max_tokens * blocks * 3),
-            packed_scaled: Buffer::zeros(max_tokens * blocks * 3),
+            sums: Buffer::zeros(max_tokens * blocks * 2),
         }
     }
 
@@ -195,19 +199,23 @@ impl Acts {
         let blocks = self.blocks;
         self.tile = team.isa().dispatch(TileTokens);
         let tile = self.tile;
-        let out = Out {
-            q: SharedMut::new(&mut self.q),
-            d: SharedMut::new(&mut self.d),
-            sums: SharedMut::new(&mut self.sums),
-            scaled: SharedMut::new(&mut self.scaled),
-            packed: SharedMut::new(&mut self.packed),
-            packed_sums: SharedMut::new(&mut self.packed_sums),
-            packed_scaled: SharedMut::new(&mut self.packed_scaled),
-        };
+        let room = self.room();
+        let (packed, sums) = (SharedMut::new(&mut self.packed), SharedMut::new(&mut self.sums));
         let quantise = |tokens: Range<usize>| {
-            team.isa().dispatch(Quantise { x, cols, blocks, tokens, out: &out });
+            let part = |unit: usize| {
+                (tokens.start * room * unit)..(tokens.start * room + tokens.len() * blocks) * unit
+            };
+            // SAFETY: `blocks` is at most `room`, so that different tiles do not overlap, and one thread has this one.
+            let (packed, sums) = unsafe { (packed.slice(part(ACT_WORDS)), sums.slice(part(2))) };
+            let x = &x[tokens.start * cols..];
+            team.isa().dispatch(QuantiseTile { x, cols, count: tokens.len(), packed, sums });
         };
         team.run(|w| w.share(n.div_ceil(tile)).for_each(|i| quantise(tile_tokens(n, tile, i))));
+    }
+
+    /// Blocks of the longest row.
+    fn room(&self) -> usize {
+        self.max_cols.next_multiple_of(GROUP) / BLOCK
     }
 
     /// Blocks of a padded row, a multiple of 4.
@@ -220,63 +228,55 @@ impl Acts {
         (0..self.n.div_ceil(self.tile)).map(|i| tile_tokens(self.n, self.tile, i))
     }
 
-    /// Tile after tile of T tokens: `[class 0..4][block of the class][ACT_WORDS][T]` words, of which the last
-    /// is the bits of an f32.
-    pub(crate) fn packed(&self) -> &[i32] {
-        &self.packed[..self.n * self.blocks * ACT_WORDS]
+    /// Of the T tokens of a tile `[class 0..4][block of the class][ACT_WORDS][T]` words, of which the last is the bits of
+    /// an f32.
+    pub(crate) fn packed(&self, tile: &Range<usize>) -> &[i32] {
+        &self.packed[tile.start * self.room() * ACT_WORDS..][..tile.len() * self.blocks * ACT_WORDS]
     }
 
-    /// −`bias` · Σ quants in the order of the tiles: `[class 0..4][block of the class][scales][T]`, the sums
-    /// being those of each half of a block with two scales.
+    /// −`bias` · Σ quants, tile after tile in their order: `[class 0..4][block of the class][scales][T]`, the sums being
+    /// those of each half of a block with two scales.
     pub(crate) fn packed_init(&self, bias: i32, scales: usize, out: &mut [i32]) {
-        self.gather(&self.packed_sums, scales, out, |sum| -bias * sum);
+        self.gather(scales, out, |sum, _| -bias * sum);
     }
 
     /// The bits of scale · Σ quants in the same order, with `mins` in the place of scales.
     pub(crate) fn packed_scaled(&self, mins: usize, out: &mut [i32]) {
-        self.gather(&self.packed_scaled, mins, out, |sum| sum.to_bits() as i32);
+        self.gather(mins, out, |sum, scale| (sum as f32 * f32::from_bits(scale as u32)).to_bits() as i32);
     }
 
-    /// Of each block's three sums the last, or the first two when `count` is 2.
-    fn gather<T: Copy>(&self, sums: &[T], count: usize, out: &mut [i32], f: impl Fn(T) -> i32) {
-        for tokens in self.tiles() {
-            let part = |unit: usize| tokens.start * self.blocks * unit..tokens.end * self.blocks * unit;
-            let t = tokens.len();
-            for (out, sums) in
-                out[part(count)].chunks_exact_mut(count * t).zip(sums[part(3)].chunks_exact(3 * t))
-            {
-                let sums = if count == 2 { &sums[..2 * t] } else { &sums[2 * t..] };
-                for (out, &sum) in out.iter_mut().zip(sums) {
-                    *out = f(sum);
+    /// Of each block and token f(Σ quants, bits of the scale): of each half when `count` is 2, else of the whole.
+    fn gather(&self, count: usize, out: &mut [i32], f: impl Fn(i32, i32) -> i32) {
+        for tile in self.tiles() {
+            let t = tile.len();
+            let out = &mut out[tile.start * self.blocks * count..tile.end * self.blocks * count];
+            let sums = self.sums[tile.start * self.room() * 2..].chunks_exact(2 * t);
+            let words = self.packed(&tile).chunks_exact(ACT_WORDS * t);
+            for ((out, sums), words) in out.chunks_exact_mut(count * t).zip(sums).zip(words) {
+                let ((first, second), scales) = (sums.split_at(t), &words[8 * t..]);
+                for i in 0..t {
+                    if count == 2 {
+                        (out[i], out[t + i]) = (f(first[i], scales[i]), f(second[i], scales[i]));
+                    } else {
+                        out[i] = f(first[i] + second[i], scales[i]);
+                    }
                 }
             }
         }
     }
 
-    /// The activations of token `t`.
+    /// Quants and scales of token `t`.
     #[cfg(test)]
-    pub(crate) fn row(&self, t: usize) -> Row<'_> {
-        assert!(t < self.n);
-        let b = self.blocks;
-        Row {
-            t,
-            q: &self.q[t * b * BLOCK..(t + 1) * b * BLOCK],
-            d: &self.d[t * b..(t + 1) * b],
-            sums: &self.sums[t * b * 3..(t + 1) * b * 3],
-            scaled: &self.scaled[t * b * 3..(t + 1) * b * 3],
-        }
+    pub(crate) fn row(&self, t: usize) -> (Vec<i8>, Vec<f32>) {
+        let tile = self.tiles().find(|tile| tile.contains(&t)).expect("a token");
+        let word = |block: usize, word: usize| {
+            let place = block % 4 * (self.blocks / 4) + block / 4;
+            self.packed(&tile)[(place * ACT_WORDS + word) * tile.len() + t - tile.start]
+        };
+        let quants = (0..self.blocks).flat_map(|b| (0..8).flat_map(move |i| word(b, i).to_le_bytes()));
+        let scales = (0..self.blocks).map(|b| f32::from_bits(word(b, 8) as u32));
+        (quants.map(|byte| byte as i8).collect(), scales.collect())
     }
-}
-
-/// Where the threads write; each only the rows of its tokens.
-struct Out<'a> {
-    q: SharedMut<'a, i8>,
-    d: SharedMut<'a, f32>,
-    sums: SharedMut<'a, i32>,
-    scaled: SharedMut<'a, f32>,
-    packed: SharedMut<'a, i32>,
-    packed_sums: SharedMut<'a, i32>,
-    packed_scaled: SharedMut<'a, f32>,
 }
 
 /// The tokens of tile `i` when `n` are cut into as few tiles of at most `tile` as possible, all of nearly the
@@ -298,110 +298,78 @@ impl Op for TileTokens {
     }
 }
 
-/// Quantises the rows of `tokens`, and packs them as one tile.
-struct Quantise<'a> {
+/// Quantises `count` rows, at most 8, as one tile.
+struct QuantiseTile<'a> {
+    /// `[count or more][cols]`
     x: &'a [f32],
     cols: usize,
-    blocks: usize,
-    tokens: Range<usize>,
-    out: &'a Out<'a>,
-}
-
-/// What [`Out`] holds of some tokens.
-struct Rows<'a> {
-    blocks: usize,
-    q: &'a mut [i8],
-    d: &'a mut [f32],
+    count: usize,
+    packed: &'a mut [i32],
     sums: &'a mut [i32],
-    scaled: &'a mut [f32],
 }
 
-impl Op for Quantise<'_> {
+/// Groups of 128 values that [`QuantiseTile`] asks for ahead: another core may have written them.
+const AHEAD: usize = 2;
+
+impl Op for QuantiseTile<'_> {
     type Output = ();
 
     #[inline(always)]
     fn call<S: Simd>(self, simd: S) {
-        let Quantise { x, cols, blocks, tokens, out, .. } = self;
-        let part = |unit: usize| tokens.start * blocks * unit..tokens.end * blocks * unit;
-        // SAFETY: the parts of different tokens do not overlap, and one thread has these.
-        let mut rows = unsafe {
-            Rows {
-                blocks,
-                q: out.q.slice(part(BLOCK)),
-                d: out.d.slice(part(1)),
-                sums: out.sums.slice(part(3)),
-                scaled: out.scaled.slice(part(3)),
+        let QuantiseTile { x, cols, count, packed, sums: packed_sums } = self;
+        let groups = cols.div_ceil(GROUP);
+        let (mut q, mut d, mut sums) = ([[0; GROUP]; 8], [[0.0; 4]; 8], [[[0; 4]; 2]; 8]);
+        for g in 0..groups {
+            for t in 0..count {
+                // Behind a row comes that of the next tile.
+                let (row, group) =
+                    if g + AHEAD < groups { (t, g + AHEAD) } else { (t + count, g + AHEAD - groups) };
+                prefetch(x.as_ptr().wrapping_add(row * cols + group * GROUP).cast(), 4 * GROUP);
+                let row = &x[t * cols..(t + 1) * cols];
+                let [lo, hi] = quantise_group(simd, &row[g * GROUP..], &mut q[t], &mut d[t]);
+                sums[t] = [simd.i4_array(lo), simd.i4_array(hi)];
             }
-        };
-        for (t, x) in x[tokens.start * cols..tokens.end * cols].chunks_exact(cols).enumerate() {
-            rows.quantise(simd, t, x);
+            for b in 0..4 {
+                let at = (b * groups + g) * count;
+                pack(simd, &q, b, count, &mut packed[at * ACT_WORDS..][..8 * count]);
+                let scales = &mut packed[at * ACT_WORDS + 8 * count..][..count];
+                let (first, second) = packed_sums[2 * at..][..2 * count].split_at_mut(count);
+                for t in 0..count {
+                    scales[t] = d[t][b].to_bits() as i32;
+                    first[t] = sums[t][0][b];
+                    second[t] = sums[t][1][b];
+                }
+            }
         }
-        // SAFETY: likewise; nothing is packed beyond the tiles.
-        let (words, sums, scaled) = unsafe {
-            (
-                out.packed.slice(part(ACT_WORDS)),
-                out.packed_sums.slice(part(3)),
-                out.packed_scaled.slice(part(3)),
-            )
-        };
-        rows.pack(simd, tokens.len(), words, sums, scaled);
     }
 }
 
-impl Rows<'_> {
-    /// Quantises the row `x` of token `t`.
-    #[inline(always)]
-    fn quantise<S: Simd>(&mut self, simd: S, t: usize, x: &[f32]) {
-        let blocks = self.blocks;
-        let (q, _) = self.q[t * blocks * BLOCK..][..blocks * BLOCK].as_chunks_mut::<GROUP>();
-        let (d, _) = self.d[t * blocks..][..blocks].as_chunks_mut::<4>();
-        let sums = &mut self.sums[t * blocks * 3..][..blocks * 3];
-        let scaled = &mut self.scaled[t * blocks * 3..][..blocks * 3];
-        for (g, (q, d)) in q.iter_mut().zip(d).enumerate() {
-            for (b, (q, d)) in q.as_chunks_mut::<BLOCK>().0.iter_mut().zip(&mut *d).enumerate() {
-                *d = quantise_block(simd, x.get(g * GROUP + b * BLOCK..).unwrap_or(&[]), q);
-            }
-            let [lo, hi] = simd.dots(1, [simd.b_splat(1); 4], q);
-            let d = simd.f4_load(d);
-            for (i, sum) in [lo, hi, simd.i4_add(lo, hi)].into_iter().enumerate() {
-                let at = i * blocks + 4 * g..i * blocks + 4 * g + 4;
-                sums[at.clone()].copy_from_slice(&simd.i4_array(sum));
-                scaled[at].copy_from_slice(&simd.f4_array(simd.f4_mul(simd.i4_float(sum), d)));
-            }
-        }
+/// Packs block `b` of the first `count` rows as `[8][count]` words: word k of all tokens together.
+#[inline(always)]
+fn pack<S: Simd>(simd: S, q: &[[i8; GROUP]; 8], b: usize, count: usize, words: &mut [i32]) {
+    let rows = eight!(t => {
+        let q: &[i8; BLOCK] = &q[t].as_chunks().0[b];
+        simd.b_load(&q.map(|q| q as u8))
+    });
+    // Each column overwrites what the one before it has too much.
+    let mut bytes = [0; 32 * 8];
+    for (k, column) in simd.b_transpose(rows).into_iter().enumerate() {
+        simd.b_store(column, bytes[4 * k * count..].first_chunk_mut().expect("room for eight words"));
     }
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+        *word = i32::from_le_bytes(*bytes);
+    }
+}
 
-    /// Packs the rows of a tile of `count` tokens, at most 8.
-    #[inline(always)]
-    fn pack<S: Simd>(&self, simd: S, count: usize, words: &mut [i32], sums: &mut [i32], scaled: &mut [f32]) {
-        let blocks = self.blocks;
-        let words = words.chunks_exact_mut(ACT_WORDS * count);
-        let sums = sums.chunks_exact_mut(3 * count);
-        let scaled = scaled.chunks_exact_mut(3 * count);
-        for (i, ((words, sums), scaled)) in words.zip(sums).zip(scaled).enumerate() {
-            let b = i % (blocks / 4) * 4 + i / (blocks / 4);
-            let mut rows = [simd.b_splat(0); 8];
-            for (t, row) in rows[..count].iter_mut().enumerate() {
-                let q: &[i8; BLOCK] = self.q[(t * blocks + b) * BLOCK..].first_chunk().expect("a block");
-                *row = simd.b_load(&q.map(|q| q as u8));
-            }
-            // Word k of all tokens together.
-            for (column, words) in simd.b_transpose(rows).into_iter().zip(words.chunks_exact_mut(count)) {
-                let mut bytes = [0; 32];
-                simd.b_store(column, &mut bytes);
-                for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
-                    *word = i32::from_le_bytes(*bytes);
-                }
-            }
-            for t in 0..count {
-                words[8 * count + t] = self.d[t * blocks + b].to_bits() as i32;
-                for i in 0..3 {
-                    sums[i * count + t] = self.sums[(t * 3 + i) * blocks + b];
-                    scaled[i * count + t] = self.scaled[(t * 3 + i) * blocks + b];
-                }
-            }
-        }
+/// Quantises the first 128 values of `x` (zeros beyond its end), with the scales of its blocks. Gives the sums of the
+/// first and the second halves of the blocks.
+#[inline(always)]
+fn quantise_group<S: Simd>(simd: S, x: &[f32], q: &mut [i8; GROUP], d: &mut [f32; 4]) -> [S::I4; 2] {
+    let (blocks, _) = q.as_chunks_mut::<BLOCK>();
+    for b in 0..4 {
+        d[b] = quantise_block(simd, x.get(b * BLOCK..).unwrap_or(&[]), &mut blocks[b]);
     }
+    simd.dots(1, [simd.b_splat(1); 4], q)
 }
 
 /// Quantises the first 32 values of `x` (zeros beyond its end) and returns their scale.
@@ -447,10 +415,21 @@ mod tests {
             // Leftovers of a larger use must not show in the padding.
             acts.quantise(&team, &values(4 * 512), 4, 512);
             acts.quantise(&team, &x, n, cols);
+            let (mut halves, mut wholes) = (vec![0; 2 * n * 8], vec![0; n * 8]);
+            acts.packed_init(-1, 2, &mut halves);
+            acts.packed_scaled(1, &mut wholes);
             for t in 0..n {
-                let row = acts.row(t);
-                assert_eq!(row.q.len(), 256);
                 let x = &x[t * cols..(t + 1) * cols];
+                let mut memory = Scratch::default();
+                let (_, row) = Source::new(x, cols).one(isa, &mut memory);
+                assert_eq!(acts.row(t), (row.q.to_vec(), row.d.to_vec()), "{isa}");
+                assert_eq!(row.q.len(), 256);
+                // A block's place in the words of its tile.
+                let tile = acts.tiles().find(|tile| tile.contains(&t)).unwrap();
+                let at = |b: usize, count: usize, i: usize| {
+                    (tile.start * 8 + (b % 4 * 2 + b / 4) * tile.len()) * count + i * tile.len() + t
+                        - tile.start
+                };
                 for b in 0..8 {
                     let block: [f32; 32] = std::array::from_fn(|i| x.get(b * 32 + i).copied().unwrap_or(0.0));
                     let amax = block.iter().fold(0.0f32, |m, v| m.max(v.abs()));
@@ -462,6 +441,12 @@ mod tests {
                     for (i, sum) in [sum(&q[..16]), sum(&q[16..]), sum(&q)].into_iter().enumerate() {
                         assert_eq!(row.sums[i * 8 + b], sum);
                         assert_eq!(row.scaled[i * 8 + b], row.d[b] * sum as f32);
+                        match i {
+                            2 => {
+                                assert_eq!(f32::from_bits(wholes[at(b, 1, 0)] as u32), row.d[b] * sum as f32)
+                            }
+                            _ => assert_eq!(halves[at(b, 2, i)], sum, "{isa}"),
+                        }
                     }
                 }
             }
@@ -473,6 +458,7 @@ mod tests {
         let team = Team::new(1, Isa::best()).unwrap();
         let mut acts = Acts::new(1, 32);
         acts.quantise(&team, &[1e-38; 32], 1, 32);
-        assert_eq!((acts.row(0).d[0], acts.row(0).q[0]), (0.0, 0));
+        let (quants, scales) = acts.row(0);
+        assert_eq!((scales[0], quants[0]), (0.0, 0));
     }
 }

@@ -97,12 +97,14 @@ impl<Q: Quantised> Op for Panels<'_, Q> {
                     for (panel, weights) in stack.chunks_exact(stack.len() / panels).enumerate() {
                         let sums = &mut sums[(panel * n + tokens.start) * 2 * S::ROWS..]
                             [..tokens.len() * 2 * S::ROWS];
-                        let part = |data, words| class_of(data, words * blocks, &tokens, class);
+                        let words = blocks / 4 * tokens.len();
+                        let aux_words = words * Known::<S, Q, 1>::AUX;
                         let tile = Tile {
                             class,
                             weights,
-                            acts: part(acts.packed(), ACT_WORDS),
-                            aux: part(aux, Known::<S, Q, 1>::AUX),
+                            acts: &acts.packed(&tokens)[class * words * ACT_WORDS..][..words * ACT_WORDS],
+                            aux: &aux[tokens.start * blocks * Known::<S, Q, 1>::AUX + class * aux_words..]
+                                [..aux_words],
                             sums: &mut *sums,
                         };
                         multiply::<S, Q>(simd, tile, tokens.len());
@@ -123,13 +125,6 @@ impl<Q: Quantised> Op for Panels<'_, Q> {
 /// Panels of a stack. Four let a tile's activations be fetched from beyond the L2 cache a quarter as often,
 /// and one class of them leaves most of a cache of 1 MiB to what passes by.
 const STACK: usize = 4;
-
-/// The words of one class of a tile in `data`, which holds `per_token` words of each token, tile after tile and
-/// in each tile class after class.
-fn class_of<'a>(data: &'a [i32], per_token: usize, tokens: &Range<usize>, class: usize) -> &'a [i32] {
-    let words = per_token / 4 * tokens.len();
-    &data[tokens.start * per_token + class * words..][..words]
-}
 
 /// Bytes of a panel per block of 32 columns.
 const fn block_bytes<S: Simd, Q: Quantised>() -> usize {

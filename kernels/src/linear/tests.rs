@@ -129,8 +129,8 @@ impl Case {
         let w = self.matrix();
         (0..self.n)
             .flat_map(|t| {
-                let a = acts.row(t);
-                (0..self.rows).map(move |r| oracle(w.row(r), a.q, a.d)).collect::<Vec<_>>()
+                let (q, d) = &acts.row(t);
+                (0..self.rows).map(move |r| oracle(w.row(r), q, d)).collect::<Vec<_>>()
             })
             .collect()
     }
