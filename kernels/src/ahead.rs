@@ -86,6 +86,30 @@ pub(crate) fn prefetch(address: *const u8, len: usize) {
     }
 }
 
+/// Asks for the lines of `len` bytes from `address` on to write there, where that can be told.
+#[inline(always)]
+pub(crate) fn prefetch_to_write(address: *const u8, len: usize) {
+    for at in (0..len).step_by(64) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+            // SAFETY: part of every x86-64, without effect where it is not known; a prefetch writes nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(address.wrapping_add(at).cast()) };
+        }
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: part of every aarch64; a prefetch writes nothing.
+        unsafe {
+            std::arch::asm!(
+                "prfm pstl1keep, [{address}]",
+                address = in(reg) address.wrapping_add(at),
+                options(nostack, preserves_flags, readonly)
+            );
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let _ = (address, at);
+    }
+}
+
 /// Asks the memory for the cache line at `address`, into the cache of level `LEVEL`, 1 or 2, where that can be chosen; any
 /// address will do.
 #[inline(always)]

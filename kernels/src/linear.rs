@@ -1,7 +1,7 @@
 //! Matrix products of quantised or float weights with activations.
 use crate::activation::{self, Activation, gated};
 use crate::acts::{Acts, MATVEC_TOKENS, Row, Source};
-use crate::ahead::{Ahead, DISTANCE, prefetch};
+use crate::ahead::{Ahead, DISTANCE, prefetch, prefetch_to_write};
 use crate::format::TensorType;
 use crate::isa::{Floats, Isa, Op, Simd};
 use crate::linear_float::float_rows;
@@ -523,6 +523,13 @@ impl<'a> Out<'a> {
     /// Output of a [`Product`].
     pub fn new(out: &'a mut [f32], stride: usize, bias: Option<&'a [f32]>, add: bool) -> Self {
         Out { first_row: 0, out: SharedMut::new(out), stride, bias, add, factor: 1.0 }
+    }
+
+    /// Asks for the memory where token `t` has these rows: another core may have it.
+    #[inline(always)]
+    pub fn ask(&self, t: usize, rows: Range<usize>) {
+        let at = t * self.stride + rows.start - self.first_row;
+        prefetch_to_write(self.out.as_ptr().wrapping_add(at).cast(), 4 * rows.len());
     }
 
     /// Finishes the values of consecutive rows from `row` of token `t`: adds bias and residual and stores.

@@ -93,16 +93,25 @@ impl<Q: Quantised> Op for Panels<'_, Q> {
             unpack::<S, Q>(simd, panels, row, stack);
             for class in 0..4 {
                 let stack = &stack[class * stack.len() / 4..(class + 1) * stack.len() / 4];
-                for tokens in acts.tiles().filter(|tile| of.start <= tile.start && tile.end <= of.end) {
+                let class_of = |tile: &Range<usize>| {
+                    let words = blocks / 4 * tile.len() * ACT_WORDS;
+                    &acts.packed(tile)[class * words..(class + 1) * words]
+                };
+                let mut tiles =
+                    acts.tiles().filter(|tile| of.start <= tile.start && tile.end <= of.end).peekable();
+                while let Some(tokens) = tiles.next() {
+                    if class == 3 {
+                        tokens.clone().for_each(|t| out.ask(t, first..first + rows));
+                    }
                     for (panel, weights) in stack.chunks_exact(stack.len() / panels).enumerate() {
                         let sums = &mut sums[(panel * n + tokens.start) * 2 * S::ROWS..]
                             [..tokens.len() * 2 * S::ROWS];
-                        let words = blocks / 4 * tokens.len();
-                        let aux_words = words * Known::<S, Q, 1>::AUX;
+                        let aux_words = blocks / 4 * tokens.len() * Known::<S, Q, 1>::AUX;
                         let tile = Tile {
                             class,
                             weights,
-                            acts: &acts.packed(&tokens)[class * words * ACT_WORDS..][..words * ACT_WORDS],
+                            acts: class_of(&tokens),
+                            next: tiles.peek().map_or(&[], class_of),
                             aux: &aux[tokens.start * blocks * Known::<S, Q, 1>::AUX + class * aux_words..]
                                 [..aux_words],
                             sums: &mut *sums,
@@ -298,6 +307,8 @@ struct Tile<'a> {
     weights: &'a [u8],
     /// `[blocks][ACT_WORDS][T]`
     acts: &'a [i32],
+    /// What the next tile has in the place of `acts`, or nothing.
+    next: &'a [i32],
     /// `[blocks][MINS or else SCALES][T]`: scaled sums of activations, or what the integer sums start with.
     aux: &'a [i32],
     /// `[2][T][ROWS]`: the sum of the first two classes, which becomes the result, and of the other two.
@@ -313,7 +324,7 @@ impl<const T: usize, const LEVEL: usize, const SCALES: usize, const MINS: usize>
 
     #[inline(always)]
     fn call<S: Simd>(self, simd: S) {
-        let Tile { class, weights, acts, aux, sums } = self.0;
+        let Tile { class, weights, acts, next, aux, sums } = self.0;
         let stride = S::ROWS * (32 + 4 * (SCALES + MINS));
         let aux_stride = T * if MINS > 0 { MINS } else { SCALES };
         let blocks = weights.len() / stride;
@@ -323,12 +334,18 @@ impl<const T: usize, const LEVEL: usize, const SCALES: usize, const MINS: usize>
         let mut acts = acts.as_ptr();
         let mut aux = aux.as_ptr();
         let mut acc = [simd.pf_splat(0.0); T];
-        for _ in 0..blocks {
+        let (near, next) = (blocks.saturating_sub(PREFETCH), next.as_ptr());
+        for i in 0..blocks {
             // SAFETY: the pointers walk over `blocks` blocks of the sizes asserted above; a panel starts at 64
             // bytes and its steps are multiples of that.
             unsafe {
+                let ahead = if i < near {
+                    acts.wrapping_add(PREFETCH * ACT_WORDS * T)
+                } else {
+                    next.wrapping_add((i - near) * ACT_WORDS * T)
+                };
                 for line in 0..(ACT_WORDS * T).div_ceil(16) {
-                    simd.prefetch(acts.wrapping_add(PREFETCH * ACT_WORDS * T + 16 * line));
+                    simd.prefetch(ahead.wrapping_add(16 * line));
                 }
                 acc = block::<S, T, LEVEL, SCALES, MINS>(simd, acc, weights, acts, aux);
                 weights = weights.add(stride);

@@ -499,6 +499,11 @@ impl<'a, T> SharedMut<'a, T> {
         SharedMut { data: data.as_mut_ptr(), len: data.len(), _borrow: PhantomData }
     }
 
+    /// Where it begins, to be prefetched.
+    pub fn as_ptr(&self) -> *const T {
+        self.data
+    }
+
     /// The part `range`.
     ///
     /// # Safety
