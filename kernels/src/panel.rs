@@ -14,6 +14,7 @@
 //! stack. Lanes are rows, and the chains of the canonical order (see `matvec`) are followed class by class,
 //! so the bits are those of `matvec`.
 use crate::acts::{ACT_WORDS, Acts};
+use crate::ahead::prefetch;
 use crate::buffer::{cast_mut, split};
 use crate::format::{Group, Quantised, as_blocks, as_blocks_mut, with_quantised};
 use crate::isa::{Isa, Op, Simd, eight, four};
@@ -157,6 +158,11 @@ fn unpack<'a, S: Simd, Q: Quantised>(
         for g in 0..per_class {
             let (unit, half) = (g / Q::HALVES * Q::UNIT, g % Q::HALVES);
             for i in 0..8 {
+                if half == 0 {
+                    // Eight rows side by side are no stream that the processor recognises.
+                    let next = eight[i].as_ptr().wrapping_add(unit + 8 * eight[i].len());
+                    prefetch(next.cast(), size_of::<Q>() * Q::UNIT);
+                }
                 let group = match eight[i].get(unit..unit + Q::UNIT) {
                     Some(blocks) => Q::unpack128(simd, blocks, half),
                     None => unpack_rest(simd, &eight[i][unit..]),
