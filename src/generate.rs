@@ -98,6 +98,12 @@ impl Session {
             if room == 0 {
                 break Stop::Context;
             }
+            // After the first token, which nothing that takes time should hold up.
+            if let Some(constraint) = constraint.as_mut().filter(|_| !closing && !answer.ids.is_empty())
+                && known.is_empty()
+            {
+                known.extend(constraint.forced()?);
+            }
             let id = match known.pop_front() {
                 Some(id) if limits.logprobs == 0 => id,
                 known => {
@@ -117,15 +123,12 @@ impl Session {
             };
             first.get_or_insert_with(Instant::now);
             let ends = tokenizer.is_eog(id) && (!limits.ignore_eos || constraint.is_some());
-            if let Some(constraint) = constraint.as_mut().filter(|_| !ends && !closing) {
-                if !constraint.accept(id, room - 1)? {
-                    known = constraint.ending().unwrap_or_default().into();
-                    closing = true;
-                    continue;
-                }
-                if known.is_empty() {
-                    known.extend(constraint.forced());
-                }
+            if let Some(constraint) = constraint.as_mut().filter(|_| !ends && !closing)
+                && !constraint.accept(id, room - 1)?
+            {
+                known = constraint.ending().unwrap_or_default().into();
+                closing = true;
+                continue;
             }
             if limits.logprobs > 0 && !ends {
                 answer.logprobs.push(top_logprobs(self.row(ahead.n_true), id, limits.logprobs));

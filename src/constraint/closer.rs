@@ -14,12 +14,13 @@ const PATIENCE: usize = 256;
 const VISITS: usize = 4000;
 const BEAM: usize = 12;
 
-/// The byte-level twin of a constraint.
+/// An answer on its way through a grammar, and how it could end.
 #[derive(Clone)]
 pub(super) struct Closer {
     matcher: Matcher,
     place: Place,
-    plan: Vec<u8>,
+    /// What would end the answer here; `None` when nobody knows.
+    plan: Option<Vec<u8>>,
 }
 
 /// Where in a text the next byte comes.
@@ -58,45 +59,52 @@ impl Place {
 }
 
 impl Closer {
-    /// At the start of an answer; `None` when no way to end it is found.
-    pub(super) fn new(matcher: Matcher, json: bool) -> Result<Option<Self>, String> {
+    /// At the start of an answer.
+    pub(super) fn new(matcher: Matcher, json: bool) -> Result<Self, String> {
         let place = if json { Place::Outside } else { Place::Unknown };
-        let mut closer = Self { matcher, place, plan: Vec::new() };
-        Ok(closer.search()?.map(|plan| Self { plan, ..closer }))
+        let mut closer = Self { matcher, place, plan: None };
+        closer.plan = closer.search()?;
+        Ok(closer)
     }
 
-    /// Bytes that would end the answer here.
-    pub(super) fn plan(&self) -> &[u8] {
-        &self.plan
+    /// The same with another matcher of the same grammar, at the same place.
+    pub(super) fn with(self, matcher: Matcher) -> Self {
+        Self { matcher, ..self }
     }
 
-    /// Whether an ending can be relied on: in texts of no known form it may get lost.
-    pub(super) fn knows_the_form(&self) -> bool {
-        self.place != Place::Unknown
+    /// What follows the grammar.
+    pub(super) fn matcher(&mut self) -> &mut Matcher {
+        &mut self.matcher
     }
 
-    /// Takes bytes of the answer if a way to end it behind them is found that `fits`; tells whether it did.
+    /// Bytes that would end the answer here, if a way is known.
+    pub(super) fn plan(&self) -> Option<&[u8]> {
+        self.plan.as_deref()
+    }
+
+    /// Whether nothing may follow.
+    pub(super) fn is_complete(&self) -> bool {
+        self.matcher.is_stopped()
+    }
+
+    /// Takes bytes of the answer, unless that leaves no way to end it that `fits`; tells whether it did. In a text of
+    /// no known form an ending cannot be relied on, and is given up rather than the text.
     pub(super) fn push(&mut self, bytes: &[u8], fits: impl Fn(&[u8]) -> bool) -> Result<bool, String> {
         self.consume(bytes)?;
-        let place = self.place;
-        self.place = bytes.iter().fold(place, |place, &byte| place.after(byte));
-        let known = self.plan.strip_prefix(bytes).unwrap_or(&self.plan).to_vec();
-        let plan = if self.plan.starts_with(bytes) || self.ends_with(&known)? {
-            Some(known)
-        } else {
-            self.search()?
-        };
-        match plan.filter(|plan| fits(plan)) {
-            Some(plan) => {
-                self.plan = plan;
-                Ok(true)
-            }
-            None => {
-                self.place = place;
-                self.back(bytes.len())?;
-                Ok(false)
-            }
+        let Some(plan) = self.plan.take() else { return Ok(true) };
+        let before = self.place;
+        self.place = bytes.iter().fold(before, |place, &byte| place.after(byte));
+        let known = plan.strip_prefix(bytes).unwrap_or(&plan).to_vec();
+        let next =
+            if plan.starts_with(bytes) || self.ends_with(&known)? { Some(known) } else { self.search()? };
+        self.plan = next.filter(|plan| fits(plan));
+        if self.plan.is_some() || self.place == Place::Unknown {
+            return Ok(true);
         }
+        self.plan = Some(plan);
+        self.place = before;
+        self.back(bytes.len())?;
+        Ok(false)
     }
 
     fn consume(&mut self, bytes: &[u8]) -> Result<(), String> {
@@ -108,7 +116,8 @@ impl Closer {
         self.matcher.rollback(bytes).map_err(|error| error.to_string())
     }
 
-    fn is_end(&mut self) -> Result<bool, String> {
+    /// Whether the answer may end here.
+    pub(super) fn may_end(&mut self) -> Result<bool, String> {
         self.matcher.is_accepting().map_err(|error| error.to_string())
     }
 
@@ -116,7 +125,7 @@ impl Closer {
     fn ends_with(&mut self, bytes: &[u8]) -> Result<bool, String> {
         let ids: Vec<u32> = bytes.iter().map(|&byte| u32::from(byte)).collect();
         let taken = self.matcher.try_consume_tokens(&ids).map_err(|error| error.to_string())?;
-        let ends = taken == ids.len() && self.is_end()?;
+        let ends = taken == ids.len() && self.may_end()?;
         self.back(taken)?;
         Ok(ends)
     }
@@ -148,7 +157,7 @@ impl Closer {
         // Where the string or number began that `way` is in, and how long the rules may make it.
         let mut value = (0, place);
         let mut patience = PATIENCE;
-        while !self.is_end()? {
+        while !self.may_end()? {
             if way.len() > LONGEST {
                 return Ok(false);
             }
@@ -198,8 +207,8 @@ impl Closer {
                     let after = place.after(byte);
                     let next = self.next(after)?;
                     let out = match from {
-                        Place::Unknown => self.is_end()?,
-                        Place::Outside => self.is_end()? || next.iter().any(|byte| b"}],".contains(byte)),
+                        Place::Unknown => self.may_end()?,
+                        Place::Outside => self.may_end()? || next.iter().any(|byte| b"}],".contains(byte)),
                         Place::Inside | Place::Escaped => after == Place::Outside,
                     };
                     // What is forced tells apart most places at which the same bytes may come.

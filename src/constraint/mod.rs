@@ -5,20 +5,20 @@
 //! answer can be brought to an end in the room that is left: an answer is never cut in the middle.
 mod closer;
 mod gbnf;
+mod vocabulary;
 
 use std::sync::Arc;
 
 use lapwing_models::{Class, Error, Result};
 use llguidance::api::TopLevelGrammar;
-use llguidance::toktrie::{
-    ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenizerEnv,
-};
-use llguidance::{Matcher, ParserFactory};
+use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
+use llguidance::{Matcher, ParserFactory, TokenParser};
 use serde_json::{Value, json};
 
 use crate::engine::Engine;
 use crate::sampler::Mask;
 use closer::Closer;
+use vocabulary::{Asked, Question, Vocabulary};
 
 /// Bytes; longer schemas and grammars are refused. The largest known have a few hundred kilobytes.
 pub const LONGEST: usize = 1 << 20;
@@ -35,9 +35,10 @@ const LEXER_STATES: usize = 50_000;
 pub struct Grammar(Arc<Compiled>);
 
 struct Compiled {
-    matcher: Matcher,
-    closer: Option<Closer>,
-    vocabulary: TokEnv,
+    /// Follows the grammar byte by byte.
+    parser: TokenParser,
+    closer: Closer,
+    vocabulary: Arc<Vocabulary>,
 }
 
 impl std::fmt::Debug for Grammar {
@@ -72,7 +73,7 @@ impl Grammar {
         let compiled = compile(engine, &TopLevelGrammar::from_json_schema(schema), true).map_err(|why| {
             Error::bad_file("the JSON schema cannot be used").expected_got("what can be enforced", why)
         })?;
-        if compiled.closer.is_none() {
+        if compiled.closer.plan().is_none() {
             let longest = format!("an answer of at most {} bytes", closer::LONGEST);
             return Err(Error::bad_file("the JSON schema allows no answer that could be found")
                 .expected_got(longest, "none, or longer ones only"));
@@ -99,18 +100,20 @@ impl Grammar {
     /// # Errors
     /// [`Class::Usage`] when the shortest answer known is longer than that.
     pub fn start(&self, room: usize) -> Result<Constraint> {
-        let Compiled { matcher, closer, vocabulary } = &*self.0;
-        let constraint = Constraint {
-            matcher: matcher.clone(),
-            closer: closer.clone(),
-            vocabulary: vocabulary.clone(),
-            allowed: Vec::new(),
-        };
-        let needed = constraint.ending().map_or(0, |ids| ids.len());
-        if needed > room {
-            return Err(Error::new(Class::Usage, "there is no room for any answer of this form")
-                .expected_got(format!("at least {needed} tokens"), format!("room for {room}"))
-                .advice("allow more with --predict and --ctx-size"));
+        let Compiled { parser, closer, vocabulary } = &*self.0;
+        let asked = Arc::new(Asked::new(vocabulary.clone(), parser.bias_computer.clone()));
+        let mut parser = parser.clone();
+        parser.bias_computer = asked.clone();
+        let closer = closer.clone().with(Matcher::new(Ok(parser)));
+        let constraint = Constraint { closer, asked, last: None, mask: Vec::new() };
+        // A token has at least one byte: short endings need not be counted.
+        if constraint.closer.plan().is_some_and(|plan| plan.len() > room) {
+            let needed = constraint.ending().map_or(0, |ids| ids.len());
+            if needed > room {
+                return Err(Error::new(Class::Usage, "there is no room for any answer of this form")
+                    .expected_got(format!("at least {needed} tokens"), format!("room for {room}"))
+                    .advice("allow more with --predict and --ctx-size"));
+            }
         }
         Ok(constraint)
     }
@@ -118,11 +121,12 @@ impl Grammar {
 
 /// One answer on its way through a grammar.
 pub struct Constraint {
-    matcher: Matcher,
-    closer: Option<Closer>,
-    vocabulary: TokEnv,
+    closer: Closer,
+    asked: Arc<Asked>,
+    /// The last token.
+    last: Option<u32>,
     /// Bits of the last mask.
-    allowed: Vec<u32>,
+    mask: Vec<u32>,
 }
 
 impl Constraint {
@@ -131,10 +135,30 @@ impl Constraint {
     /// # Errors
     /// When the grammar needs more work than is sensible, or the vocabulary lacks what it asks for.
     pub fn mask(&mut self) -> Result<Mask<'_>> {
-        let allowed = self.matcher.compute_mask_or_eos().map_err(failed)?;
-        self.allowed.clear();
-        self.allowed.extend_from_slice(allowed.as_slice());
-        Ok(Mask::new(&self.allowed))
+        if let Question::Mask(mask) = self.ask(Question::Mask(Vec::new()))? {
+            self.mask = mask;
+        }
+        if self.closer.may_end().map_err(failed)? {
+            let ends = self.asked.vocabulary.tokenizer().eog();
+            ends.iter().for_each(|&id| vocabulary::allow(&mut self.mask, id));
+        }
+        if self.mask.iter().all(|&word| word == 0) {
+            return Err(failed("the model has no token for what must come next"));
+        }
+        Ok(Mask::new(&self.mask))
+    }
+
+    fn ask(&mut self, question: Question) -> Result<Question> {
+        let asked = self.asked.clone();
+        let replace = |question| std::mem::replace(&mut *asked.question(), question);
+        replace(question);
+        let matcher = self.closer.matcher();
+        // It would not ask again what it was told at this place before.
+        matcher.invalidate_bias_cache();
+        let answered = matcher.compute_mask();
+        let answer = replace(Question::Nothing);
+        answered.map_err(failed)?;
+        Ok(answer)
     }
 
     /// Takes the next token if the answer can still end within `room` tokens after it; tells whether it did.
@@ -142,80 +166,55 @@ impl Constraint {
     /// # Errors
     /// When the token is none of those allowed, or as for [`Constraint::mask`].
     pub fn accept(&mut self, id: u32, room: usize) -> Result<bool> {
-        let trie = self.vocabulary.tok_trie();
-        if let Some(closer) = &mut self.closer {
-            // A token has at least one byte: short endings need not be counted exactly.
-            let fits = |plan: &[u8]| plan.len() <= room || trie.greedy_tokenize(plan).len() <= room;
-            if !closer.push(trie.token(id), fits).map_err(failed)? {
-                if closer.knows_the_form() {
-                    return Ok(false);
-                }
-                self.closer = None;
-            }
+        let vocabulary = self.asked.vocabulary.clone();
+        let fits =
+            |plan: &[u8]| plan.len() <= room || vocabulary.greedy(plan).is_some_and(|ids| ids.len() <= room);
+        let accepted = self.closer.push(vocabulary.bytes(id), fits).map_err(failed)?;
+        if accepted {
+            self.last = Some(id);
         }
-        self.matcher.consume_token(id).map_err(failed)?;
-        Ok(true)
+        Ok(accepted)
     }
 
     /// Tokens that must come next, whatever the model says; often none.
-    pub fn forced(&mut self) -> Vec<u32> {
-        if self.is_complete() { Vec::new() } else { self.matcher.compute_ff_tokens() }
+    pub fn forced(&mut self) -> Result<Vec<u32>> {
+        if self.is_complete() {
+            return Ok(Vec::new());
+        }
+        let text = self.closer.matcher().compute_ff_bytes();
+        if text.is_empty() {
+            return Ok(Vec::new());
+        }
+        let vocabulary = self.asked.vocabulary.clone();
+        // As the tokeniser has it behind the last token, where it would have chosen that one, too.
+        let behind = self.last.and_then(|last| {
+            let ids = vocabulary.tokens(&[vocabulary.bytes(last), &text].concat())?;
+            Some(ids.strip_prefix(&[last])?.to_vec())
+        });
+        let Some(mut ids) = behind.or_else(|| vocabulary.tokens(&text)) else { return Ok(Vec::new()) };
+        // What the model may want to write with the next token, it shall.
+        if let Question::Extensible(_, mut bytes) = self.ask(Question::Extensible(text, 0))? {
+            while bytes > 0
+                && let Some(id) = ids.pop()
+            {
+                bytes = bytes.saturating_sub(vocabulary.bytes(id).len());
+            }
+        }
+        Ok(ids)
     }
 
     /// Whether nothing may follow.
     pub fn is_complete(&self) -> bool {
-        self.matcher.is_stopped()
+        self.closer.is_complete()
     }
 
     /// Tokens that bring the answer to an end from here, if a way is known.
     pub fn ending(&self) -> Option<Vec<u32>> {
-        let plan = self.closer.as_ref()?.plan();
-        Some(self.vocabulary.tok_trie().greedy_tokenize(plan))
+        self.asked.vocabulary.greedy(self.closer.plan()?)
     }
 }
 
-/// The vocabulary of a model as llguidance knows it.
-struct Vocabulary {
-    engine: Arc<Engine>,
-    trie: TokTrie,
-}
-
-impl Vocabulary {
-    fn new(engine: &Arc<Engine>) -> Self {
-        let tokenizer = engine.model().tokenizer();
-        let mut words: Vec<Vec<u8>> = (0..tokenizer.n_vocab() as u32)
-            .map(|id| {
-                let bytes = tokenizer.token_bytes(id);
-                // Markup is no text: no grammar that asks for text allows it.
-                if tokenizer.is_control(id) || tokenizer.unknown() == Some(id) {
-                    return [&[TokTrie::SPECIAL_TOKEN_MARKER], &*bytes].concat();
-                }
-                bytes.into_owned()
-            })
-            .collect();
-        let mut ends = tokenizer.eog().to_vec();
-        if ends.is_empty() {
-            // There must be one; beyond the vocabulary it can never be chosen.
-            ends.push(words.len() as u32);
-            words.push([&[TokTrie::SPECIAL_TOKEN_MARKER], &b"<end>"[..]].concat());
-        }
-        let trie = TokTrie::from(&TokRxInfo::new(words.len() as u32, ends[0]), &words).with_eos_tokens(&ends);
-        Self { engine: engine.clone(), trie }
-    }
-}
-
-impl TokenizerEnv for Vocabulary {
-    fn tok_trie(&self) -> &TokTrie {
-        &self.trie
-    }
-
-    fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<u32> {
-        let tokenizer = self.engine.model().tokenizer();
-        self.trie.tokenize_with_greedy_fallback(bytes, |text| tokenizer.encode_inside(text))
-    }
-}
-
-/// Compiles on a thread of its own, which has the stack for it.
+/// Compiles on a thread of its own, which has the stack for it; meanwhile the vocabulary is read on this one.
 fn compile(
     engine: &Arc<Engine>,
     grammar: &TopLevelGrammar,
@@ -223,49 +222,35 @@ fn compile(
 ) -> std::result::Result<Compiled, String> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("grammar".to_owned()).stack_size(STACK);
-        let compiled = thread.spawn_scoped(scope, || compile_here(engine, grammar, json));
+        let compiled = thread.spawn_scoped(scope, || {
+            let parser = parser(grammar)?;
+            let closer =
+                Closer::new(Matcher::new(Ok(parser.clone())), json).map_err(|error| short(&error))?;
+            Ok((parser, closer))
+        });
         let compiled = compiled.map_err(|error| format!("no thread for it: {error}"))?;
-        compiled.join().unwrap_or_else(|_| Err("its compiler broke".to_owned()))
+        let vocabulary = Arc::new(Vocabulary::new(engine));
+        let (parser, closer) = compiled.join().unwrap_or_else(|_| Err("its compiler broke".to_owned()))?;
+        Ok(Compiled { parser, closer, vocabulary })
     })
 }
 
-fn compile_here(
-    engine: &Arc<Engine>,
-    grammar: &TopLevelGrammar,
-    json: bool,
-) -> std::result::Result<Compiled, String> {
-    let vocabulary: TokEnv = Arc::new(Vocabulary::new(engine));
-    let slices = llguidance::earley::SlicedBiasComputer::general_slices();
-    let matcher = matcher(&vocabulary, &slices, grammar)?;
-    // A grammar may speak of special tokens, which bytes have not: then there is no way to close it.
-    let closer = match matcher_of_bytes(grammar) {
-        Ok(matcher) => Closer::new(matcher, json).map_err(|error| short(&error))?,
-        Err(_) => None,
-    };
-    Ok(Compiled { matcher, closer, vocabulary })
-}
-
-fn matcher_of_bytes(grammar: &TopLevelGrammar) -> std::result::Result<Matcher, String> {
-    matcher(&ApproximateTokEnv::single_byte_env(), &[], grammar)
-}
-
-fn matcher(
-    vocabulary: &TokEnv,
-    slices: &[String],
-    grammar: &TopLevelGrammar,
-) -> std::result::Result<Matcher, String> {
-    let capabilities = InferenceCapabilities { ff_tokens: true, ..InferenceCapabilities::default() };
-    let mut factory =
-        ParserFactory::new(vocabulary, capabilities, slices).map_err(|error| short(&error.to_string()))?;
+/// Follows a grammar byte by byte.
+fn parser(grammar: &TopLevelGrammar) -> std::result::Result<TokenParser, String> {
+    let mut words: Vec<Vec<u8>> = (0..=u8::MAX).map(|byte| vec![byte]).collect();
+    let end = words.len() as u32;
+    words.push([&[TokTrie::SPECIAL_TOKEN_MARKER], &b"<end>"[..]].concat());
+    // Not a canonical vocabulary: forced bytes are asked for, and never written of its own accord.
+    let bytes: TokEnv =
+        Arc::new(ApproximateTokEnv::new(TokTrie::from(&TokRxInfo::new(end + 1, end), &words)));
+    let slices = [vocabulary::PLAIN.to_owned()];
+    let mut factory = ParserFactory::new(&bytes, InferenceCapabilities::default(), &slices)
+        .map_err(|error| short(&error.to_string()))?;
     factory.quiet();
     let limits = factory.limits_mut();
     limits.max_lexer_states = LEXER_STATES;
     limits.verbose_errors = false;
-    let matcher = Matcher::new(factory.create_parser(grammar.clone()));
-    match matcher.get_error() {
-        None => Ok(matcher),
-        Some(error) => Err(short(&error)),
-    }
+    factory.create_parser(grammar.clone()).map_err(|error| short(&error.to_string()))
 }
 
 /// What llguidance reports while an answer is on its way.

@@ -10,12 +10,12 @@ fn ending(schema: &str, text: &str) -> Option<String> {
     let mut schema: Value = serde_json::from_str(schema).unwrap();
     let options = json!({ "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": " });
     schema["x-guidance"] = options;
-    let matcher = matcher_of_bytes(&TopLevelGrammar::from_json_schema(schema)).unwrap();
-    let mut closer = Closer::new(matcher, true).unwrap()?;
+    let parser = parser(&TopLevelGrammar::from_json_schema(schema)).unwrap();
+    let mut closer = Closer::new(Matcher::new(Ok(parser)), true).unwrap();
     for byte in text.bytes() {
         assert!(closer.push(&[byte], |_| true).unwrap(), "{text}");
     }
-    Some(String::from_utf8(closer.plan().to_vec()).unwrap())
+    Some(String::from_utf8(closer.plan()?.to_vec()).unwrap())
 }
 
 #[test]
@@ -213,8 +213,8 @@ fn gbnf_means_what_it_means_to_llama_cpp() {
     let engine = engine("tiny-llama3:q8_0");
     let takes = |grammar: &str, text: &str| {
         let Grammar(compiled) = Grammar::text(&engine, grammar).unwrap();
-        let mut matcher = compiled.matcher.clone();
-        let ids = engine.model().tokenizer().encode_inside(text);
+        let mut matcher = Matcher::new(Ok(compiled.parser.clone()));
+        let ids: Vec<u32> = text.bytes().map(u32::from).collect();
         matcher.try_consume_tokens(&ids).unwrap() == ids.len() && matcher.is_accepting().unwrap()
     };
     let arithmetic = "# sums\nroot  ::= (expr \"=\" ws term \"\\n\")+\nexpr  ::= term ([-+*/] term)*\n\
@@ -242,4 +242,48 @@ fn gbnf_means_what_it_means_to_llama_cpp() {
     ] {
         assert_eq!(takes(grammar, text), right, "{grammar:?} on {text:?}");
     }
+}
+
+/// A mask allows a token if and only if its bytes can be added one by one, wherever the answer stands.
+#[test]
+fn masks_are_what_trying_every_token_gives() {
+    let mut rng = crate::sampler::Rng::new(3);
+    let (mut plain, mut forced) = (0, 0);
+    for shape in ["tiny-llama:q8_0", "tiny-llama3:q8_0"] {
+        let engine = engine(shape);
+        let tokenizer = engine.model().tokenizer();
+        let schemas =
+            schemas().into_iter().map(|(_, schema)| Grammar::json_schema(&engine, &schema.to_string()));
+        let grammar = "root ::= \"中文\" [^a-z]{3,9} (\"- \" [ a-zé]+ \"\\n\")+ \"end\"";
+        for grammar in schemas.chain([Grammar::text(&engine, grammar)]) {
+            let mut constraint = grammar.unwrap().start(1000).unwrap();
+            for step in 0..25 {
+                if constraint.is_complete() {
+                    break;
+                }
+                // Half of the time the bytes that must come are known before.
+                forced +=
+                    usize::from(step % 2 == 0 && !constraint.closer.matcher().compute_ff_bytes().is_empty());
+                let matcher = constraint.closer.matcher().clone();
+                let ends = matcher.clone().is_accepting().unwrap();
+                let vocabulary = constraint.asked.vocabulary.clone();
+                let words = constraint.mask().unwrap();
+                let allowed: Vec<u32> =
+                    (0..tokenizer.n_vocab() as u32).filter(|&id| words.allows(id)).collect();
+                let tried = |&id: &u32| {
+                    let bytes: Vec<u32> = vocabulary.bytes(id).iter().map(|&byte| byte.into()).collect();
+                    let fits = matcher.clone().try_consume_tokens(&bytes).unwrap() == bytes.len();
+                    if bytes.is_empty() { ends && tokenizer.is_eog(id) } else { fits }
+                };
+                let slow: Vec<u32> = (0..tokenizer.n_vocab() as u32).filter(tried).collect();
+                assert_eq!(allowed, slow, "{shape}, step {step}");
+                let text: Vec<u32> =
+                    allowed.into_iter().filter(|&id| !vocabulary.bytes(id).is_empty()).collect();
+                plain += usize::from(text.len() > tokenizer.n_vocab() / 2);
+                let Some(&id) = text.get((rng.next_f64() * text.len() as f64) as usize) else { break };
+                assert!(constraint.accept(id, 1000).unwrap());
+            }
+        }
+    }
+    assert!(plain > 20 && forced > 20, "{plain} steps in free text, {forced} with forced bytes");
 }
