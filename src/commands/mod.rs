@@ -29,7 +29,7 @@ mod run;
 mod synth;
 mod tokenize;
 
-pub use options::{AnswerOptions, ModelArg, ModelOptions, SamplerOptions, TemplateOptions};
+pub use options::{AnswerOptions, Given, ModelArg, ModelOptions, SamplerOptions, TemplateOptions};
 pub use ui::{Output, Ui};
 
 /// Makes the subcommand enum and its dispatch from one list.

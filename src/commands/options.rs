@@ -2,6 +2,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches};
 use lapwing::engine::Engine;
 use lapwing::sampler::{Param, Preset, Settings, params};
@@ -43,11 +44,6 @@ pub struct SamplerOptions {
 }
 
 impl SamplerOptions {
-    /// Names of what is set here.
-    pub fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.given.iter().map(|(name, _)| *name).chain(self.predict.map(|_| "predict"))
-    }
-
     /// Takes these for what was not given.
     pub fn prefer(&mut self, others: Vec<(&'static str, Vec<String>)>) {
         let new = |name| !self.given.iter().any(|(given, _)| *given == name);
@@ -136,11 +132,12 @@ pub struct AnswerOptions {
     /// Go on when the model ends its answer
     #[arg(long)]
     ignore_eos: bool,
+    // The two are one setting of a chat, named by their group.
     /// File with a JSON schema: answers are JSON that it allows, and whole
-    #[arg(long, alias = "json-schema-file", value_name = "FILE", conflicts_with = "grammar")]
+    #[arg(long, alias = "json-schema-file", value_name = "FILE", group = "schema")]
     json_schema: Option<PathBuf>,
     /// File with a grammar for the answers, in GBNF or Lark
-    #[arg(long, alias = "grammar-file", value_name = "FILE")]
+    #[arg(long, alias = "grammar-file", value_name = "FILE", group = "schema")]
     grammar: Option<PathBuf>,
     /// Guess ahead what the text has said before: faster where answers quote it, and never another answer
     #[arg(long)]
@@ -148,17 +145,6 @@ pub struct AnswerOptions {
 }
 
 impl AnswerOptions {
-    /// Names of what is set here and may be set in a chat.
-    pub fn names(&self) -> impl Iterator<Item = &'static str> {
-        let given = [
-            ("stop", !self.stop.is_empty()),
-            ("ignore-eos", self.ignore_eos),
-            ("lookup", self.lookup),
-            (SCHEMA, self.form().is_some()),
-        ];
-        given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name)
-    }
-
     /// The file with the JSON schema or the grammar of the answers.
     pub fn form(&self) -> Option<&Path> {
         self.json_schema.as_deref().or(self.grammar.as_deref())
@@ -190,23 +176,39 @@ pub struct TemplateOptions {
     pub chat_template_kwargs: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
-impl TemplateOptions {
-    /// Names of what is set here.
-    pub fn names(&self) -> impl Iterator<Item = &'static str> {
-        let given = [
-            (TEMPLATE_FILE, self.chat_template_file.is_some()),
-            (TEMPLATE_KWARGS, self.chat_template_kwargs.is_some()),
-        ];
-        given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name)
+/// What the command line itself says, whatever its options are: flatten it in beside them.
+#[derive(Clone, Debug, Default)]
+pub struct Given(Vec<String>);
+
+impl Given {
+    /// Whether the option of this name, without its dashes, or one of the group of this name was given.
+    pub fn has(&self, option: &str) -> bool {
+        self.0.iter().any(|given| given == option)
     }
 }
 
-/// What a chat calls the form of its answers.
-pub const SCHEMA: &str = "schema";
+impl Args for Given {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        command
+    }
 
-/// Names of the options of [`TemplateOptions`].
-pub const TEMPLATE_FILE: &str = "chat-template-file";
-pub const TEMPLATE_KWARGS: &str = "chat-template-kwargs";
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        command
+    }
+}
+
+impl FromArgMatches for Given {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = |id: &&clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
+        // What a field of an options struct is called with underscores.
+        Ok(Self(matches.ids().filter(given).map(|id| id.as_str().replace('_', "-")).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
 
 fn json_object(text: &str) -> Result<serde_json::Map<String, serde_json::Value>, String> {
     serde_json::from_str(text).map_err(|error| format!("expected a JSON object: {error}"))

@@ -213,6 +213,12 @@ fn what_may_follow_is_hinted_at() {
     chat.wait_prompt();
     chat.keys("/undo ");
     chat.wait("what follows a name", |text| text.ends_with("> /undo [N]"));
+    // A line that is given up stays as it was typed, and is not kept.
+    chat.keys("\u{3}");
+    chat.wait_prompt();
+    assert!(chat.text().trim_end().ends_with("> /undo \n>"), "{}", chat.text());
+    chat.keys("\u{1b}[A");
+    chat.wait_line("> /regen");
     chat.keys("\u{3}");
     chat.wait_prompt();
     chat.leave();

@@ -66,6 +66,12 @@ fn a_session_is_saved_listed_and_taken_up_where_it_was() {
     again.keys("\r");
     again.wait("the other", |text| text.matches("You are back in two: 5 turns").count() == 2);
     again.ask("/sessions rm tow", "no session named tow; did you mean two?");
+    again.line("/sessions rm two");
+    again.wait_line("Delete the session two for good? [y/N] ");
+    // Thought better of.
+    again.keys("y\u{3}");
+    again.wait("the word", |text| text.contains("[y/N] y\nIt stays."));
+    again.wait_prompt();
     for (answer, word) in [("", "It stays."), ("y", "two is deleted.")] {
         again.line("/sessions rm two");
         again.reply("Delete the session two for good? [y/N] ", answer, word);

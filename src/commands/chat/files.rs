@@ -87,14 +87,16 @@ fn read(chat: &mut Chat, typed: &str) -> anyhow::Result<Next> {
     // All or none: what one of several files refuses should not half happen.
     let files: Vec<_> =
         paths(typed)?.into_iter().map(|path| text(&path).map(|text| (path, text))).collect::<Result<_>>()?;
+    let tokens = |text: &str| chat.session.engine().model().tokenizer().encode(text, false).len();
+    let mut waiting = tokens(&chat.attached);
     let mut lines = Vec::new();
     for (path, text) in &files {
         let text = fenced(path, text);
-        let n = chat.session.engine().model().tokenizer().encode(&text, false).len();
+        let n = tokens(&text);
         lines.push(format!("{}: {}", safe(&path.to_string_lossy()), count(n, "token")));
+        waiting += n;
         chat.attached += &text;
     }
-    let waiting = chat.session.engine().model().tokenizer().encode(&chat.attached, false).len();
     let left = chat.session.context().saturating_sub(chat.used_tokens());
     lines.push(match left.checked_sub(waiting) {
         Some(left) => {

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Context as _;
-use rustyline::config::Configurer;
 use rustyline::error::ReadlineError;
 use rustyline::history::DefaultHistory;
 use rustyline::{
@@ -12,10 +11,13 @@ use rustyline::{
     Modifiers,
 };
 
-use super::typing::{BrokenOff, Typing};
+use super::slash::Slash;
+use super::typing::{EndKey, Typing, is_whole, unquoted};
 
 /// Opens the person's own editor.
 const OWN_EDITOR: KeyEvent = KeyEvent(KeyCode::Char('G'), Modifiers::CTRL);
+/// Gives a line up.
+const GIVE_UP: KeyEvent = KeyEvent(KeyCode::Char('C'), Modifiers::CTRL);
 
 /// What came from the keyboard or the pipe.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,18 +43,23 @@ pub enum Input {
 /// A line with an editor around it.
 pub struct Line {
     editor: Editor<Typing, DefaultHistory>,
-    /// How a line ended that was not entered.
-    broken_off: BrokenOff,
+    /// The key that ended a line in the place of Enter.
+    end_key: EndKey,
     /// Where lines are kept for the next chat.
     history: Option<PathBuf>,
 }
 
 impl Input {
-    /// Editing on a terminal, plain lines otherwise.
+    /// Editing on a terminal, with help about these commands; plain lines otherwise.
     ///
     /// # Errors
     /// When the terminal cannot be used.
-    pub fn new(terminal: bool, colours: bool, history: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub fn new(
+        terminal: bool,
+        colours: bool,
+        history: Option<PathBuf>,
+        commands: impl Iterator<Item = &'static Slash>,
+    ) -> anyhow::Result<Self> {
         if !terminal {
             return Ok(Self::Pipe);
         }
@@ -61,17 +68,16 @@ impl Input {
             .color_mode(if colours { ColorMode::Enabled } else { ColorMode::Disabled })
             .completion_type(CompletionType::List)
             .history_ignore_space(true)
-            .auto_add_history(true)
             .build();
         let mut editor = Editor::with_config(config)?;
-        editor.set_helper(Some(Typing::new(colours)));
+        editor.set_helper(Some(Typing::new(colours, commands.collect())));
         let newline = || EventHandler::Simple(Cmd::Newline);
         editor.bind_sequence(Event::from(KeyEvent(KeyCode::Enter, Modifiers::ALT)), newline());
         // What most terminals send for Alt-Enter: an escape before a carriage return.
         editor.bind_sequence(Event::from(KeyEvent(KeyCode::Char('\r'), Modifiers::ALT)), newline());
-        let broken_off = BrokenOff::default();
-        for key in [OWN_EDITOR, KeyEvent::ctrl('C')] {
-            let handler = EventHandler::Conditional(Box::new(broken_off.clone()));
+        let end_key = EndKey::default();
+        for key in [OWN_EDITOR, GIVE_UP] {
+            let handler = EventHandler::Conditional(Box::new(end_key.clone()));
             editor.bind_sequence(Event::from(key), handler);
         }
         if let Some(path) = &history {
@@ -84,7 +90,7 @@ impl Input {
                 Ok(()) => {}
             }
         }
-        Ok(Self::Terminal(Box::new(Line { editor, broken_off, history })))
+        Ok(Self::Terminal(Box::new(Line { editor, end_key, history })))
     }
 
     /// Sets the words that commands are completed by.
@@ -110,14 +116,10 @@ impl Input {
     /// When the terminal cannot be read.
     pub fn ask(&mut self, question: &str) -> anyhow::Result<String> {
         let Self::Terminal(line) = self else { return Ok(String::new()) };
-        line.editor.set_auto_add_history(false);
-        let answer = line.editor.readline(question);
-        line.editor.set_auto_add_history(true);
-        match answer {
-            Ok(answer) => Ok(answer.trim().to_lowercase()),
-            Err(ReadlineError::Interrupted | ReadlineError::Eof) => Ok(String::new()),
-            Err(error) => Err(error.into()),
-        }
+        Ok(match line.read(question, "")? {
+            Ended::Entered(answer) => answer.trim().to_lowercase(),
+            Ended::Key(..) | Ended::End => String::new(),
+        })
     }
 
     /// As [`Input::next`]; on a terminal the person changes `text`.
@@ -131,32 +133,53 @@ impl Input {
         };
         let mut text = text.to_owned();
         loop {
-            match line.editor.readline_with_initial(prompt, (&text, "")) {
-                Ok(typed) => {
-                    line.keep_history();
+            match line.read(prompt, &text)? {
+                Ended::Entered(typed) => {
+                    line.keep_history(&typed)?;
                     return Ok(Typed::Text(unquoted(&typed)));
                 }
-                Err(ReadlineError::Interrupted) => match line.broken_off.take() {
-                    Some((key, typed)) if key == OWN_EDITOR.into() => text = in_own_editor(typed)?,
-                    Some((_, typed)) if !typed.is_empty() => return Ok(Typed::GivenUp),
-                    _ => return Ok(Typed::Interrupt),
-                },
-                Err(ReadlineError::Eof) => return Ok(Typed::End),
-                Err(error) => return Err(error.into()),
+                Ended::Key(OWN_EDITOR, typed) => text = in_own_editor(typed)?,
+                Ended::Key(_, typed) if typed.is_empty() => return Ok(Typed::Interrupt),
+                Ended::Key(..) => return Ok(Typed::GivenUp),
+                Ended::End => return Ok(Typed::End),
             }
         }
     }
 }
 
+/// How an edited line ended.
+enum Ended {
+    /// With Enter.
+    Entered(String),
+    /// With another key: what was typed by then is not meant to be sent.
+    Key(KeyEvent, String),
+    /// With Ctrl-D.
+    End,
+}
+
 impl Line {
+    /// Lets the person change `text`.
+    fn read(&mut self, prompt: &str, text: &str) -> anyhow::Result<Ended> {
+        let read = self.editor.readline_with_initial(prompt, (text, ""));
+        match (self.end_key.take(), read) {
+            (Some(key), Ok(typed)) => Ok(Ended::Key(key, typed)),
+            (None, Ok(typed)) => Ok(Ended::Entered(typed)),
+            (_, Err(ReadlineError::Interrupted)) => Ok(Ended::Key(GIVE_UP, String::new())),
+            (_, Err(ReadlineError::Eof)) => Ok(Ended::End),
+            (_, Err(error)) => Err(error.into()),
+        }
+    }
+
     /// After each line, so that a crash loses none.
-    fn keep_history(&mut self) {
+    fn keep_history(&mut self, typed: &str) -> anyhow::Result<()> {
+        self.editor.add_history_entry(typed)?;
         if let Some(path) = &self.history
             && let Err(error) = self.editor.append_history(path)
         {
             eprintln!("lapwing: {}: {error}", path.display());
             self.history = None;
         }
+        Ok(())
     }
 }
 
@@ -204,26 +227,6 @@ fn next_lines(from: &mut impl BufRead) -> anyhow::Result<Typed> {
     }
 }
 
-/// Quotes around a message of several lines.
-const BLOCK: &str = "\"\"\"";
-
-/// Whether a message is finished: a block is closed, and no backslash asks for another line.
-pub fn is_whole(text: &str) -> bool {
-    match text.trim_start().strip_prefix(BLOCK) {
-        Some(block) => block.trim_end().ends_with(BLOCK),
-        None => !text.ends_with('\\'),
-    }
-}
-
-/// The message without the marks that held its lines together.
-fn unquoted(text: &str) -> String {
-    let block = text.trim().strip_prefix(BLOCK).and_then(|rest| rest.strip_suffix(BLOCK));
-    match block {
-        Some(block) => block.trim_matches('\n').to_owned(),
-        None => text.replace("\\\n", "\n"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,14 +243,5 @@ mod tests {
         assert_eq!(next(), text("last"));
         assert_eq!(next(), Typed::End);
         assert!(next_lines(&mut &b"\xff\n"[..]).is_err());
-    }
-
-    #[test]
-    fn blocks_are_whole_when_closed() {
-        assert!(!is_whole("\"\"\"") || unquoted("\"\"\"").is_empty());
-        assert!(!is_whole("\"\"\"a\nb"));
-        assert!(is_whole("\"\"\"a\nb\"\"\""));
-        assert!(!is_whole("a \\"));
-        assert!(is_whole("say \"\"\"hi"));
     }
 }

@@ -4,17 +4,21 @@ use std::path::PathBuf;
 
 use lapwing::branches::Branches;
 use lapwing::context::WhenFull;
+use lapwing::cost::Memory;
 use lapwing::sampler::{Chain, Settings};
 use lapwing::saved::SavedTemplate;
 use lapwing::session::{Cancel, Limits, Session};
 use lapwing_models::chat_template::ChatTemplate;
+use lapwing_models::os::available_memory;
 use lapwing_models::{Class, Error};
 
 use super::config::Config;
 use super::interrupt::Interrupt;
-use super::{AnswerOptions, ModelOptions, SamplerOptions, TemplateOptions, Ui, find, folders, load};
+use super::{AnswerOptions, Given, ModelOptions, SamplerOptions, TemplateOptions, Ui, find, folders, load};
+use crate::commands::ui::size;
 
 mod answer;
+mod commands;
 mod input;
 mod markdown;
 mod print;
@@ -34,10 +38,6 @@ use input::{Input, Typed};
 use print::Out;
 use sessions::Saving;
 use slash::Next;
-
-/// Options that are no settings.
-const SYSTEM: &str = "system";
-const LORA: &str = "lora";
 
 /// What the person types behind.
 const PROMPT: &str = "> ";
@@ -73,6 +73,8 @@ pub struct Args {
     options: ModelOptions,
     #[command(flatten)]
     sampling: SamplerOptions,
+    #[command(flatten)]
+    given: Given,
 }
 
 /// A message without an answer: it is not in the conversation.
@@ -104,8 +106,8 @@ pub struct Chat {
     /// Whether the person knows that the context is nearly full.
     warned: bool,
     saving: Saving,
-    /// Names of what the command line said: sessions that are taken up do not change that.
-    given: Vec<&'static str>,
+    /// What the command line said: sessions that are taken up do not change that.
+    given: Given,
     /// What Ctrl-C sets while no line is edited. In a pipe nobody waits for a next message: there it ends the program.
     cancel: Cancel,
     input: Input,
@@ -115,28 +117,10 @@ pub struct Chat {
     terminal: bool,
 }
 
-impl Args {
-    /// Names of what the command line says and a saved session could say, too.
-    fn given(&self) -> Vec<&'static str> {
-        let flags = [
-            (SYSTEM, self.system.is_some()),
-            (LORA, !self.options.lora.is_empty()),
-            ("when-full", self.when_full.is_some()),
-            ("autosave", self.autosave),
-            ("save-cache", self.save_cache),
-            ("ctx-size", self.options.ctx_size.is_some()),
-            ("kv-type", self.options.kv_type.is_some()),
-        ];
-        let flags = flags.into_iter().filter(|(_, given)| *given).map(|(name, _)| name);
-        flags.chain(self.template.names()).chain(self.answer.names()).chain(self.sampling.names()).collect()
-    }
-}
-
 /// Runs the command.
 pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
     let interrupt = Interrupt::install()?;
     let config = Config::get()?;
-    let given = args.given();
     let when_full = args.when_full.as_deref().or(config.when_full.as_deref());
     let when_full = when_full.map_or(Ok(WhenFull::Ask), WhenFull::from_name)?;
     let resumed = args.resume.as_deref().map(sessions::open).transpose()?;
@@ -184,9 +168,9 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
             with_cache: args.save_cache || config.save_cache,
             ..Saving::default()
         },
-        given,
+        given: args.given,
         cancel: if terminal { interrupt.into_cancel() } else { Cancel::default() },
-        input: Input::new(terminal, out.colours, history)?,
+        input: Input::new(terminal, out.colours, history, commands::all())?,
         out,
         ui: ui.clone(),
         terminal,
@@ -208,7 +192,7 @@ impl Chat {
     fn talk(&mut self) -> anyhow::Result<()> {
         let mut leaving = false;
         loop {
-            self.input.set_words(slash::words(self));
+            self.input.set_words(commands::words(self));
             let before = (self.branches.conversation().clone(), self.attached.clone());
             let typed = self.input.next(PROMPT)?;
             self.cancel.reset();
@@ -225,7 +209,7 @@ impl Chat {
                 Typed::Text(text) if text.trim().is_empty() => Next::Prompt,
                 Typed::Text(text) => match text.strip_prefix('/') {
                     // Two slashes are one that is meant.
-                    Some(rest) if !rest.starts_with('/') => slash::run(self, rest)?,
+                    Some(rest) if !rest.starts_with('/') => commands::run(self, rest)?,
                     Some(rest) => self.say(rest),
                     None => self.say(&text),
                 },
@@ -278,6 +262,26 @@ impl Chat {
     /// Whether the person answers a question with this letter; in a pipe nobody does.
     fn ask(&mut self, question: &str, letter: &str) -> anyhow::Result<bool> {
         Ok(self.input.ask(question)? == letter)
+    }
+
+    /// What the chat takes of memory, now and when its context is full, and what is left.
+    fn memory(&self) -> String {
+        let cache = self.session.cache();
+        let needs = Memory::of(self.session.engine().model(), &self.session);
+        // What the cache holds already is no longer free.
+        let free = available_memory().map(|free| (free, free.saturating_add(cache.bytes() as u64)));
+        let advice = free.and_then(|(_, free)| needs.advice(free));
+        format!(
+            "{} weights, {} cache ({} when full, {}), {} adapters, {} buffers{}{}",
+            size(needs.weights),
+            size(cache.bytes() as u64),
+            size(needs.cache),
+            cache.shape().ty,
+            size(needs.adapters),
+            size(needs.buffers),
+            free.map_or(String::new(), |(free, _)| format!("; {} free", size(free))),
+            advice.map_or(String::new(), |advice| format!(": {advice}")),
+        )
     }
 
     /// Tokens of the context that the conversation takes.

@@ -4,12 +4,10 @@ use std::path::Path;
 use lapwing::text::safe;
 use lapwing_models::Result;
 
-use super::settings::{NONE, Setting};
 use super::slash::{Complete, Next, Slash};
 use super::{Chat, files};
 use crate::commands::folders::absolute;
 use crate::commands::load;
-use crate::commands::options::SCHEMA;
 
 /// The commands of this theme.
 pub static COMMANDS: &[Slash] = &[Slash {
@@ -20,15 +18,8 @@ pub static COMMANDS: &[Slash] = &[Slash {
     run: schema,
 }];
 
-/// The setting of this theme: so the form is saved with a session, by its file.
-pub static SETTINGS: [Setting; 1] = [Setting {
-    name: SCHEMA,
-    help: "file with the JSON schema or the grammar that answers follow, or none",
-    get: |chat| chat.form.as_ref().map_or(NONE.to_owned(), |file| file.to_string_lossy().into_owned()),
-    set: |chat, text| set(chat, Some(Path::new(text)).filter(|_| text != NONE)),
-}];
-
-fn set(chat: &mut Chat, file: Option<&Path>) -> Result<()> {
+/// Gives answers the form in `file`, or none.
+pub fn set(chat: &mut Chat, file: Option<&Path>) -> Result<()> {
     let engine = chat.session.engine();
     chat.limits.grammar = file.map(|file| load::form(engine, file)).transpose()?;
     chat.form = file.map(absolute);
@@ -38,7 +29,7 @@ fn set(chat: &mut Chat, file: Option<&Path>) -> Result<()> {
 fn schema(chat: &mut Chat, typed: &str) -> anyhow::Result<Next> {
     match typed {
         "" => {}
-        "off" | NONE => set(chat, None)?,
+        "off" | "none" => set(chat, None)?,
         typed => {
             let paths = files::paths(typed)?;
             let [file] = paths.as_slice() else { anyhow::bail!("one schema or grammar at a time") };

@@ -10,13 +10,11 @@ use lapwing_models::cancel::Cancel;
 use lapwing_models::os::NewFile;
 use lapwing_models::{Class, Error, Result};
 
-use super::settings::Setting;
 use super::slash::{Complete, Next, Slash};
 use super::turns::first_words;
-use super::{Chat, LORA, SYSTEM, count, lora, settings};
+use super::{Chat, count, lora, settings};
 use crate::commands::folders::{absolute, session_folder};
 use crate::commands::load;
-use crate::commands::options::{TEMPLATE_FILE, TEMPLATE_KWARGS};
 use crate::commands::ui::size;
 
 /// The commands of this theme.
@@ -42,27 +40,6 @@ pub static COMMANDS: &[Slash] = &[
         help: "delete a saved session",
         complete: Complete::Words(names_for_chat),
         run: remove,
-    },
-];
-
-/// The settings of this theme.
-pub static SETTINGS: [Setting; 2] = [
-    Setting {
-        name: "autosave",
-        help: "whether to save after each answer: on or off",
-        get: |chat| settings::on_off(chat.saving.automatic),
-        set: |chat, text| settings::flag("autosave", text).map(|on| chat.saving.automatic = on),
-    },
-    Setting {
-        name: "save-cache",
-        help: "whether what was computed is saved, too, to resume at once: on or off",
-        get: |chat| settings::on_off(chat.saving.with_cache),
-        set: |chat, text| {
-            let before = std::mem::replace(&mut chat.saving.with_cache, settings::flag("save-cache", text)?);
-            // Of what is saved already, the cache is missing.
-            chat.saving.unsaved |= !before && chat.saving.with_cache && !chat.session.cache().is_empty();
-            Ok(())
-        },
     },
 ];
 
@@ -280,7 +257,7 @@ impl Chat {
                 safe(&made_by)
             ));
         }
-        if !self.given.contains(&LORA) {
+        if !self.given.has("lora") {
             match lora::restored(self, &saved.stack) {
                 Ok(mut stack) => {
                     stack.set_on(saved.stack_on);
@@ -295,9 +272,10 @@ impl Chat {
         // What was said until now is left: its length does not matter to the new context.
         let before = std::mem::take(&mut self.branches);
         self.unsent = None;
-        let given = self.given.clone();
-        for (name, value) in saved.settings.iter().filter(|(name, _)| !given.contains(&name.as_str())) {
-            if let Err(error) = settings::set_one(self, name, value) {
+        for (name, value) in &saved.settings {
+            if !self.given.has(name)
+                && let Err(error) = settings::set_one(self, name, value)
+            {
                 problems.push(format!("a setting is left as it is: {error}"));
             }
         }
@@ -305,7 +283,7 @@ impl Chat {
             problems.push(format!("it is read anew: {error}"));
         }
         self.branches = branches;
-        if given.contains(&SYSTEM) {
+        if self.given.has("system") {
             let system = before.conversation().system().map(str::to_owned);
             self.branches.conversation_mut().set_system(system);
         }
@@ -323,7 +301,7 @@ impl Chat {
         same_model: bool,
         problems: &mut Vec<String>,
     ) -> Result<()> {
-        if self.given.contains(&TEMPLATE_FILE) {
+        if self.given.has("chat-template-file") {
             saved.file.clone_from(&self.chosen.file);
         } else if let Some((path, text)) = &saved.file {
             let became = match load::template_text(path) {
@@ -337,7 +315,7 @@ impl Chat {
             }
             saved.file = saved.file.filter(|_| same_model);
         }
-        if self.given.contains(&TEMPLATE_KWARGS) {
+        if self.given.has("chat-template-kwargs") {
             saved.variables.clone_from(&self.chosen.variables);
         }
         if saved != self.chosen {

@@ -1,4 +1,6 @@
-//! What a person may set while chatting: the samplers' parameters, and [`all`] of the chat itself.
+//! What a person may set while chatting: the samplers' parameters, and [`SETTINGS`] of the chat itself.
+use std::path::Path;
+
 use lapwing::context::WhenFull;
 use lapwing::cost::Memory;
 use lapwing::sampler::{Chain, Settings, Value, params};
@@ -6,7 +8,7 @@ use lapwing::text::{nearest, safe};
 use lapwing_models::{Class, Error, Result};
 
 use super::slash::{Complete, Next, Slash};
-use super::{Chat, count, schema, sessions, show};
+use super::{Chat, count, schema};
 use crate::commands::load;
 
 /// The commands of this theme.
@@ -31,11 +33,7 @@ pub struct Setting {
 }
 
 /// Every such thing, in the order in which they are shown.
-pub fn all() -> impl Iterator<Item = &'static Setting> {
-    SETTINGS.iter().chain(&schema::SETTINGS).chain(&sessions::SETTINGS)
-}
-
-static SETTINGS: &[Setting] = &[
+pub static SETTINGS: &[Setting] = &[
     Setting {
         name: "predict",
         help: "tokens of an answer at most, or none",
@@ -92,13 +90,36 @@ static SETTINGS: &[Setting] = &[
         get: |chat| chat.session.cache().shape().ty.to_string(),
         set: |chat, text| chat.session.set_kv_type(load::kv_type(text)?),
     },
+    Setting {
+        name: "schema",
+        help: "file with the JSON schema or the grammar that answers follow, or none",
+        get: |chat| chat.form.as_ref().map_or(NONE.to_owned(), |file| file.to_string_lossy().into_owned()),
+        set: |chat, text| schema::set(chat, Some(Path::new(text)).filter(|_| text != NONE)),
+    },
+    Setting {
+        name: "autosave",
+        help: "whether to save after each answer: on or off",
+        get: |chat| on_off(chat.saving.automatic),
+        set: |chat, text| flag("autosave", text).map(|on| chat.saving.automatic = on),
+    },
+    Setting {
+        name: "save-cache",
+        help: "whether what was computed is saved, too, to resume at once: on or off",
+        get: |chat| on_off(chat.saving.with_cache),
+        set: |chat, text| {
+            let before = std::mem::replace(&mut chat.saving.with_cache, flag("save-cache", text)?);
+            // Of what is saved already, the cache is missing.
+            chat.saving.unsaved |= !before && chat.saving.with_cache && !chat.session.cache().is_empty();
+            Ok(())
+        },
+    },
 ];
 
 /// What is not limited, or empty.
-pub const NONE: &str = "none";
+const NONE: &str = "none";
 
 /// `on` or `off`.
-pub fn on_off(on: bool) -> String {
+fn on_off(on: bool) -> String {
     if on { "on" } else { "off" }.to_owned()
 }
 
@@ -106,7 +127,7 @@ pub fn on_off(on: bool) -> String {
 ///
 /// # Errors
 /// A usage error on anything else.
-pub fn flag(name: &str, text: &str) -> Result<bool> {
+fn flag(name: &str, text: &str) -> Result<bool> {
     match text {
         "on" | "true" | "yes" => Ok(true),
         "off" | "false" | "no" => Ok(false),
@@ -158,12 +179,16 @@ pub fn typed(value: &Value) -> String {
 
 /// Names of all that can be set.
 pub fn names(_: &Chat) -> Vec<String> {
-    params().map(|param| param.name).chain(all().map(|setting| setting.name)).map(str::to_owned).collect()
+    params()
+        .map(|param| param.name)
+        .chain(SETTINGS.iter().map(|setting| setting.name))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Name and value of all that can be set.
 pub fn values(chat: &Chat) -> Vec<(&'static str, String)> {
-    let ours = all().map(|setting| (setting.name, (setting.get)(chat)));
+    let ours = SETTINGS.iter().map(|setting| (setting.name, (setting.get)(chat)));
     ours.chain(chat.settings.iter().map(|(param, value)| (param.name, typed(value)))).collect()
 }
 
@@ -172,7 +197,7 @@ pub fn values(chat: &Chat) -> Vec<(&'static str, String)> {
 /// # Errors
 /// A usage error when there is none, or the value does not fit it.
 pub fn set_one(chat: &mut Chat, name: &str, value: &str) -> Result<()> {
-    if let Some(setting) = all().find(|setting| setting.name == name) {
+    if let Some(setting) = SETTINGS.iter().find(|setting| setting.name == name) {
         return (setting.set)(chat, value);
     }
     check(chat, name)?;
@@ -207,7 +232,7 @@ fn set(chat: &mut Chat, line: &str) -> anyhow::Result<Next> {
         }
         (name, "") => {
             check(chat, name)?;
-            let (name, value, help) = match all().find(|setting| setting.name == name) {
+            let (name, value, help) = match SETTINGS.iter().find(|setting| setting.name == name) {
                 Some(setting) => (setting.name, (setting.get)(chat), setting.help.to_owned()),
                 None => {
                     let param = Settings::param(name)?;
@@ -222,7 +247,7 @@ fn set(chat: &mut Chat, line: &str) -> anyhow::Result<Next> {
             let before = needs(chat);
             set_one(chat, name, value)?;
             let text = format!("{name} is {} now.", safe(value));
-            if needs(chat) == before { text } else { format!("{text}\nMemory: {}.", show::memory(chat)) }
+            if needs(chat) == before { text } else { format!("{text}\nMemory: {}.", chat.memory()) }
         }
     };
     chat.out.note(&text)?;

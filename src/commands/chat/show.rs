@@ -1,14 +1,11 @@
 //! Commands that show what is going on.
 use lapwing::conversation::Role;
-use lapwing::cost::Memory;
 use lapwing::sampler::Settings;
 use lapwing::text::safe;
-use lapwing_models::os::available_memory;
 
-use super::slash::{Complete, Next, Slash, help};
+use super::slash::{Complete, Next, Slash};
 use super::{Chat, count, settings};
 use crate::commands::load::model_type;
-use crate::commands::ui::size;
 
 /// The commands of this theme.
 pub static COMMANDS: &[Slash] = &[
@@ -32,14 +29,6 @@ pub static COMMANDS: &[Slash] = &[
         help: "tokens and speed of the last answer",
         complete: Complete::No,
         run: stats,
-    },
-    Slash { name: "help", args: "[COMMAND]", help: "show this", complete: Complete::No, run: show_help },
-    Slash {
-        name: "exit",
-        args: "",
-        help: "leave (also Ctrl-D)",
-        complete: Complete::No,
-        run: |_, _| Ok(Next::Leave),
     },
 ];
 
@@ -73,47 +62,20 @@ static SHOWN: &[Line] = &[
         [] => "none".to_owned(),
         entries => entries.iter().map(|e| format!("{} × {}", e.name, e.scale)).collect::<Vec<_>>().join(", "),
     }),
-    ("memory", memory),
+    ("memory", Chat::memory),
     ("context", |chat| format!("{} of {} used", chat.used_tokens(), count(chat.session.context(), "token"))),
     ("limits", |chat| {
-        let values = settings::all().map(|setting| format!("{} {}", setting.name, (setting.get)(chat)));
+        let values =
+            settings::SETTINGS.iter().map(|setting| format!("{} {}", setting.name, (setting.get)(chat)));
         values.collect::<Vec<_>>().join(", ")
     }),
 ];
-
-/// What the chat takes of memory, now and when its context is full, and what is left.
-pub fn memory(chat: &Chat) -> String {
-    let cache = chat.session.cache();
-    let needs = Memory::of(chat.session.engine().model(), &chat.session);
-    // What the cache holds already is no longer free.
-    let free = available_memory().map(|free| (free, free.saturating_add(cache.bytes() as u64)));
-    let advice = free.and_then(|(_, free)| needs.advice(free));
-    format!(
-        "{} weights, {} cache ({} when full, {}), {} adapters, {} buffers{}{}",
-        size(needs.weights),
-        size(cache.bytes() as u64),
-        size(needs.cache),
-        cache.shape().ty,
-        size(needs.adapters),
-        size(needs.buffers),
-        free.map_or(String::new(), |(free, _)| format!("; {} free", size(free))),
-        advice.map_or(String::new(), |advice| format!(": {advice}")),
-    )
-}
 
 fn show(chat: &mut Chat, _: &str) -> anyhow::Result<Next> {
     let width = SHOWN.iter().map(|(about, _)| about.len()).max().unwrap_or_default();
     let line = |&(about, say): &Line| format!("{about:width$}  {}", safe(&say(chat)));
     let text: Vec<_> = SHOWN.iter().map(line).collect();
     chat.out.note(&text.join("\n"))?;
-    Ok(Next::Prompt)
-}
-
-fn show_help(chat: &mut Chat, name: &str) -> anyhow::Result<Next> {
-    match help(name) {
-        Some(text) => chat.out.note(&text)?,
-        None => chat.out.problem(&format!("no command {}: /help lists them", safe(name)))?,
-    }
     Ok(Next::Prompt)
 }
 

@@ -6,14 +6,14 @@ use rustyline::completion::{Completer, FilenameCompleter, Pair};
 use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
-use rustyline::{Cmd, ConditionalEventHandler, Context, Event, EventContext, Helper, RepeatCount};
+use rustyline::{Cmd, ConditionalEventHandler, Context, Event, EventContext, Helper, KeyEvent, RepeatCount};
 
-use super::input::is_whole;
-use super::slash::{self, Complete};
+use super::slash::{Complete, Slash, find};
 
 /// Helps the editor of lines.
 pub struct Typing {
     files: FilenameCompleter,
+    commands: Vec<&'static Slash>,
     /// Of each command that is completed by words, those words.
     words: Vec<(&'static str, Vec<String>)>,
     colours: bool,
@@ -21,13 +21,17 @@ pub struct Typing {
 
 impl Typing {
     /// Hints are dimmed where colours may be used, and left out elsewhere: nobody could tell them from what is typed.
-    pub fn new(colours: bool) -> Self {
-        Self { files: FilenameCompleter::new(), words: Vec::new(), colours }
+    pub fn new(colours: bool, commands: Vec<&'static Slash>) -> Self {
+        Self { files: FilenameCompleter::new(), commands, words: Vec::new(), colours }
     }
 
     /// Of each command that is completed by words, those words.
     pub fn set_words(&mut self, words: Vec<(&'static str, Vec<String>)>) {
         self.words = words;
+    }
+
+    fn commands(&self) -> impl Iterator<Item = &'static Slash> {
+        self.commands.iter().copied()
     }
 
     fn words(&self, command: &str) -> &[String] {
@@ -42,14 +46,15 @@ impl Completer for Typing {
 
     fn complete(&self, line: &str, pos: usize, ctx: &Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
         let Some(typed) = line[..pos].strip_prefix('/') else { return Ok((pos, Vec::new())) };
-        let mut found: Vec<Pair> = slash::commands()
+        let mut found: Vec<Pair> = self
+            .commands()
             .filter(|c| c.name.starts_with(typed))
             .map(|c| Pair {
                 display: format!("/{}", c.name),
                 replacement: format!("/{}{}", c.name, if c.args.is_empty() { "" } else { " " }),
             })
             .collect();
-        let Some((command, rest)) = slash::find(typed).filter(|(_, rest)| !rest.is_empty()) else {
+        let Some((command, rest)) = find(self.commands(), typed).filter(|(_, rest)| !rest.is_empty()) else {
             return Ok((0, found));
         };
         match command.complete {
@@ -73,10 +78,10 @@ impl Hinter for Typing {
 
     fn hint(&self, line: &str, pos: usize, _: &Context<'_>) -> Option<String> {
         let typed = line.strip_prefix('/').filter(|_| pos == line.len() && self.colours)?;
-        if let Some((command, " ")) = slash::find(typed) {
+        if let Some((command, " ")) = find(self.commands(), typed) {
             return Some(command.args.to_owned()).filter(|args| !args.is_empty());
         }
-        let mut fitting = slash::commands().filter(|c| !typed.is_empty() && c.name.starts_with(typed));
+        let mut fitting = self.commands().filter(|c| !typed.is_empty() && c.name.starts_with(typed));
         let only = fitting.next().filter(|_| fitting.next().is_none())?;
         Some(only.name[typed.len()..].to_owned()).filter(|rest| !rest.is_empty())
     }
@@ -95,23 +100,57 @@ impl Validator for Typing {
     }
 }
 
-/// The key that broke a line off, and what was typed by then.
+/// The key that ended a line in the place of Enter.
 #[derive(Clone, Default)]
-pub struct BrokenOff(Arc<Mutex<Option<(Event, String)>>>);
+pub struct EndKey(Arc<Mutex<Option<KeyEvent>>>);
 
-impl BrokenOff {
-    /// Takes them, if there are any.
-    pub fn take(&self) -> Option<(Event, String)> {
+impl EndKey {
+    /// Takes it, if there was one.
+    pub fn take(&self) -> Option<KeyEvent> {
         self.0.lock().ok()?.take()
     }
 }
 
-impl ConditionalEventHandler for BrokenOff {
-    fn handle(&self, key: &Event, _: RepeatCount, _: bool, ctx: &EventContext) -> Option<Cmd> {
-        if let Ok(mut broken_off) = self.0.lock() {
-            *broken_off = Some((key.clone(), ctx.line().to_owned()));
+impl ConditionalEventHandler for EndKey {
+    fn handle(&self, key: &Event, _: RepeatCount, _: bool, _: &EventContext) -> Option<Cmd> {
+        if let Ok(mut end_key) = self.0.lock() {
+            *end_key = key.get(0).copied();
         }
-        // The line editor gives the terminal back only when it is done.
-        Some(Cmd::Interrupt)
+        // As if it were entered: the line editor gives the terminal back, and leaves no hint on the screen.
+        Some(Cmd::AcceptLine)
+    }
+}
+
+/// Quotes around a message of several lines.
+const BLOCK: &str = "\"\"\"";
+
+/// Whether a message is finished: a block is closed, and no backslash asks for another line.
+pub fn is_whole(text: &str) -> bool {
+    match text.trim_start().strip_prefix(BLOCK) {
+        Some(block) => block.trim_end().ends_with(BLOCK),
+        None => !text.ends_with('\\'),
+    }
+}
+
+/// The message without the marks that held its lines together.
+pub fn unquoted(text: &str) -> String {
+    let block = text.trim().strip_prefix(BLOCK).and_then(|rest| rest.strip_suffix(BLOCK));
+    match block {
+        Some(block) => block.trim_matches('\n').to_owned(),
+        None => text.replace("\\\n", "\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_whole_when_closed() {
+        assert!(!is_whole("\"\"\"") || unquoted("\"\"\"").is_empty());
+        assert!(!is_whole("\"\"\"a\nb"));
+        assert!(is_whole("\"\"\"a\nb\"\"\""));
+        assert!(!is_whole("a \\"));
+        assert!(is_whole("say \"\"\"hi"));
     }
 }
