@@ -57,7 +57,9 @@ libfuzzer_sys::fuzz_target!(|v: Vocabulary| {
     for special in [false, true] {
         let ids = tokenizer.encode(&v.text, special);
         assert!(ids.iter().all(|&id| (id as usize) < tokenizer.n_vocab()));
-        assert!(special || !ids.iter().any(|&id| tokenizer.is_control(id)));
+        // Only what no token says may become markup, in a vocabulary that calls its unknown token that.
+        let typed = |id| tokenizer.is_control(id) && tokenizer.unknown() != Some(id);
+        assert!(special || !ids.iter().any(|&id| typed(id)));
         let _ = tokenizer.decode(&ids);
     }
     // Any ids at all, those beyond the vocabulary too: pieces are whole characters and add up.

@@ -176,7 +176,7 @@ pub struct TemplateOptions {
     pub chat_template_kwargs: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
-/// What the command line itself says, whatever its options are: flatten it in beside them.
+/// What the command line itself says, whatever its options are: flatten it in before them.
 #[derive(Clone, Debug, Default)]
 pub struct Given(Vec<String>);
 

@@ -45,6 +45,9 @@ const PROMPT: &str = "> ";
 /// Chats with a model: on a terminal with editing, through a pipe one message a line.
 #[derive(clap::Args, Debug)]
 pub struct Args {
+    // Before all others, whose values are taken away as they are read.
+    #[command(flatten)]
+    given: Given,
     /// Model file, or the name of one in the model folders (default: the model that ./quickstart fetches)
     model: Option<PathBuf>,
     /// Instructions to the model, before the conversation
@@ -73,8 +76,6 @@ pub struct Args {
     options: ModelOptions,
     #[command(flatten)]
     sampling: SamplerOptions,
-    #[command(flatten)]
-    given: Given,
 }
 
 /// A message without an answer: it is not in the conversation.
