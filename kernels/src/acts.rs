@@ -1,5 +1,5 @@
 //! Activations, quantised to 8 bits in blocks of 32.
-use crate::ahead::prefetch;
+use crate::ahead::{READ, prefetch};
 use crate::buffer::{Buffer, cast_mut, split};
 use crate::isa::{Isa, Op, Simd, eight};
 use crate::norm::{self, rms_norm};
@@ -39,6 +39,11 @@ pub struct Acts {
     packed: Buffer<i32>,
     /// Likewise `[class 0..4][block of the class][2][T]` sums of the quants, of the first 16 of a block and the others.
     sums: Buffer<i32>,
+}
+
+/// Blocks of a row of `cols` values, padded to whole groups.
+fn padded_blocks(cols: usize) -> usize {
+    cols.next_multiple_of(GROUP) / BLOCK
 }
 
 /// One token's activations.
@@ -95,7 +100,7 @@ impl<'a> Source<'a> {
     {
         let Source { x, cols, norm } = *self;
         assert_eq!(x.len(), cols, "a single row");
-        let blocks = cols.next_multiple_of(GROUP) / BLOCK;
+        let blocks = padded_blocks(cols);
         let sizes =
             [if norm.is_some() { 4 * cols } else { 0 }, blocks * BLOCK, blocks * 4, blocks * 12, blocks * 12];
         let memory = memory.get(sizes.iter().map(|size| size.next_multiple_of(64)).sum());
@@ -145,7 +150,7 @@ impl Op for QuantiseRow<'_> {
 impl Acts {
     /// Room for `max_tokens` rows of up to `max_cols` values.
     pub fn new(max_tokens: usize, max_cols: usize) -> Acts {
-        let blocks = max_cols.next_multiple_of(GROUP) / BLOCK;
+        let blocks = padded_blocks(max_cols);
         Acts {
             n: 0,
             cols: 0,
@@ -195,7 +200,7 @@ impl Acts {
     fn quantise(&mut self, team: &Team, x: &[f32], n: usize, cols: usize) {
         self.n = n;
         self.cols = cols;
-        self.blocks = cols.next_multiple_of(GROUP) / BLOCK;
+        self.blocks = padded_blocks(cols);
         let blocks = self.blocks;
         self.tile = team.isa().dispatch(TileTokens);
         let tile = self.tile;
@@ -215,7 +220,7 @@ impl Acts {
 
     /// Blocks of the longest row.
     fn room(&self) -> usize {
-        self.max_cols.next_multiple_of(GROUP) / BLOCK
+        padded_blocks(self.max_cols)
     }
 
     /// Blocks of a padded row, a multiple of 4.
@@ -324,7 +329,7 @@ impl Op for QuantiseTile<'_> {
                 // Behind a row comes that of the next tile.
                 let (row, group) =
                     if g + AHEAD < groups { (t, g + AHEAD) } else { (t + count, g + AHEAD - groups) };
-                prefetch(x.as_ptr().wrapping_add(row * cols + group * GROUP).cast(), 4 * GROUP);
+                prefetch::<READ>(x.as_ptr().wrapping_add(row * cols + group * GROUP).cast(), 4 * GROUP);
                 let row = &x[t * cols..(t + 1) * cols];
                 let [lo, hi] = quantise_group(simd, &row[g * GROUP..], &mut q[t], &mut d[t]);
                 sums[t] = [simd.i4_array(lo), simd.i4_array(hi)];

@@ -62,7 +62,7 @@ impl Idle {
             return false;
         }
         for line in 0..4 {
-            prefetch_line::<1>(std::ptr::without_provenance(self.left.start + 64 * line));
+            prefetch_line::<READ>(std::ptr::without_provenance(self.left.start + 64 * line));
         }
         self.left.start += 256;
         true
@@ -72,68 +72,59 @@ impl Idle {
 /// Asks for the next `len` bytes of a stream of weights, of which `address` came from [`Ahead::after`].
 #[inline(always)]
 pub(crate) fn prefetch_stream(address: *const u8, len: usize) {
-    prefetch(address.wrapping_add(SOONER), len);
-    prefetch(address, len);
+    prefetch::<READ>(address.wrapping_add(SOONER), len);
+    prefetch::<READ>(address, len);
 }
+
+/// What [`prefetch`] asks for: lines to read, in the first or the second level of the cache, or to write, where that can
+/// be told.
+pub(crate) const READ: u8 = 1;
+pub(crate) const READ_L2: u8 = 2;
+pub(crate) const WRITE: u8 = 3;
 
 /// Asks for the lines of `len` bytes from `address` on.
 #[inline(always)]
-pub(crate) fn prefetch(address: *const u8, len: usize) {
+pub(crate) fn prefetch<const FOR: u8>(address: *const u8, len: usize) {
     let mut at = 0;
     while at < len {
-        prefetch_line::<1>(address.wrapping_add(at));
+        prefetch_line::<FOR>(address.wrapping_add(at));
         at += 64;
     }
 }
 
-/// Asks for the lines of `len` bytes from `address` on to write there, where that can be told.
+/// Asks the memory for the cache line at `address`; any address will do.
 #[inline(always)]
-pub(crate) fn prefetch_to_write(address: *const u8, len: usize) {
-    for at in (0..len).step_by(64) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-            // SAFETY: part of every x86-64, without effect where it is not known; a prefetch writes nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_ET0>(address.wrapping_add(at).cast()) };
-        }
-        #[cfg(target_arch = "aarch64")]
-        // SAFETY: part of every aarch64; a prefetch writes nothing.
-        unsafe {
-            std::arch::asm!(
-                "prfm pstl1keep, [{address}]",
-                address = in(reg) address.wrapping_add(at),
-                options(nostack, preserves_flags, readonly)
-            );
-        }
-        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-        let _ = (address, at);
-    }
-}
-
-/// Asks the memory for the cache line at `address`, into the cache of level `LEVEL`, 1 or 2, where that can be chosen; any
-/// address will do.
-#[inline(always)]
-pub(crate) fn prefetch_line<const LEVEL: u8>(address: *const u8) {
+pub(crate) fn prefetch_line<const FOR: u8>(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     {
-        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
-        // SAFETY: part of every x86-64; a prefetch reads nothing.
+        use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        // SAFETY: part of every x86-64, that to write without effect where it is not known; a prefetch reads and writes
+        // nothing.
         unsafe {
-            match LEVEL {
-                1 => _mm_prefetch::<_MM_HINT_T0>(address.cast()),
-                _ => _mm_prefetch::<_MM_HINT_T1>(address.cast()),
+            match FOR {
+                READ => _mm_prefetch::<_MM_HINT_T0>(address.cast()),
+                READ_L2 => _mm_prefetch::<_MM_HINT_T1>(address.cast()),
+                _ => _mm_prefetch::<_MM_HINT_ET0>(address.cast()),
             }
         }
     }
     #[cfg(target_arch = "aarch64")]
-    // SAFETY: part of every aarch64; a prefetch reads nothing.
-    unsafe {
-        std::arch::asm!(
-            "prfm pldl{level}keep, [{address}]",
-            level = const LEVEL,
-            address = in(reg) address,
-            options(nostack, preserves_flags, readonly)
-        );
+    {
+        use std::arch::asm;
+        // SAFETY: part of every aarch64; a prefetch reads and writes nothing.
+        unsafe {
+            match FOR {
+                READ => {
+                    asm!("prfm pldl1keep, [{}]", in(reg) address, options(nostack, preserves_flags, readonly))
+                }
+                READ_L2 => {
+                    asm!("prfm pldl2keep, [{}]", in(reg) address, options(nostack, preserves_flags, readonly))
+                }
+                _ => {
+                    asm!("prfm pstl1keep, [{}]", in(reg) address, options(nostack, preserves_flags, readonly))
+                }
+            }
+        }
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = address;

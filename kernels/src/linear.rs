@@ -1,7 +1,7 @@
 //! Matrix products of quantised or float weights with activations.
 use crate::activation::{self, Activation, gated};
 use crate::acts::{Acts, MATVEC_TOKENS, Row, Source};
-use crate::ahead::{Ahead, DISTANCE, prefetch, prefetch_to_write};
+use crate::ahead::{Ahead, DISTANCE, READ, WRITE, prefetch};
 use crate::format::TensorType;
 use crate::isa::{Floats, Isa, Op, Simd};
 use crate::linear_float::float_rows;
@@ -376,7 +376,7 @@ impl<'a> Deltas<'a> {
             for ((a, _), rows) in self.rows(place) {
                 let bytes = a.part(&rows);
                 let count = bytes.len().min(left);
-                prefetch(bytes.as_ptr(), count);
+                prefetch::<READ>(bytes.as_ptr(), count);
                 left -= count;
             }
         }
@@ -495,7 +495,7 @@ impl Job<'_> {
         if input.n == 1 {
             for delta in self.low_rank.deltas {
                 let b = delta.factors.b_rows(self.low_rank.first_row + rows.start, rows.len());
-                prefetch(b.as_ptr(), b.len());
+                prefetch::<READ>(b.as_ptr(), b.len());
             }
         }
         input.multiply(&self.w, rows.clone(), &out, scratch, ahead);
@@ -529,7 +529,7 @@ impl<'a> Out<'a> {
     #[inline(always)]
     pub fn ask(&self, t: usize, rows: Range<usize>) {
         let at = t * self.stride + rows.start - self.first_row;
-        prefetch_to_write(self.out.as_ptr().wrapping_add(at).cast(), 4 * rows.len());
+        prefetch::<WRITE>(self.out.as_ptr().wrapping_add(at).cast(), 4 * rows.len());
     }
 
     /// Finishes the values of consecutive rows from `row` of token `t`: adds bias and residual and stores.

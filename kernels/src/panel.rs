@@ -14,7 +14,7 @@
 //! stack. Lanes are rows, and the chains of the canonical order (see `matvec`) are followed class by class,
 //! so the bits are those of `matvec`.
 use crate::acts::{ACT_WORDS, Acts};
-use crate::ahead::prefetch;
+use crate::ahead::{READ, prefetch};
 use crate::buffer::{cast_mut, split};
 use crate::format::{Group, Quantised, as_blocks, as_blocks_mut, with_quantised};
 use crate::isa::{Isa, Op, Simd, eight, four};
@@ -104,19 +104,15 @@ impl<Q: Quantised> Op for Panels<'_, Q> {
                     if class == 3 {
                         tokens.clone().for_each(|t| out.ask(t, first..first + rows));
                     }
+                    let aux_words = blocks / 4 * tokens.len() * Known::<S, Q, 1>::AUX;
+                    let aux = &aux[tokens.start * blocks * Known::<S, Q, 1>::AUX + class * aux_words..]
+                        [..aux_words];
+                    let acts = class_of(&tokens);
+                    let next = tiles.peek().map_or(acts, class_of);
                     for (panel, weights) in stack.chunks_exact(stack.len() / panels).enumerate() {
                         let sums = &mut sums[(panel * n + tokens.start) * 2 * S::ROWS..]
                             [..tokens.len() * 2 * S::ROWS];
-                        let aux_words = blocks / 4 * tokens.len() * Known::<S, Q, 1>::AUX;
-                        let tile = Tile {
-                            class,
-                            weights,
-                            acts: class_of(&tokens),
-                            next: tiles.peek().map_or(&[], class_of),
-                            aux: &aux[tokens.start * blocks * Known::<S, Q, 1>::AUX + class * aux_words..]
-                                [..aux_words],
-                            sums: &mut *sums,
-                        };
+                        let tile = Tile { class, weights, acts, next, aux, sums: &mut *sums };
                         multiply::<S, Q>(simd, tile, tokens.len());
                         if class == 3 {
                             let rows = S::ROWS.min(rows - panel * S::ROWS);
@@ -161,7 +157,7 @@ fn unpack<'a, S: Simd, Q: Quantised>(
                 if half == 0 {
                     // Eight rows side by side are no stream that the processor recognises.
                     let next = eight[i].as_ptr().wrapping_add(unit + 8 * eight[i].len());
-                    prefetch(next.cast(), size_of::<Q>() * Q::UNIT);
+                    prefetch::<READ>(next.cast(), size_of::<Q>() * Q::UNIT);
                 }
                 let group = match eight[i].get(unit..unit + Q::UNIT) {
                     Some(blocks) => Q::unpack128(simd, blocks, half),
@@ -313,7 +309,7 @@ struct Tile<'a> {
     weights: &'a [u8],
     /// `[blocks][ACT_WORDS][T]`
     acts: &'a [i32],
-    /// What the next tile has in the place of `acts`, or nothing.
+    /// What the next tile has in the place of `acts`; behind the last those themselves.
     next: &'a [i32],
     /// `[blocks][MINS or else SCALES][T]`: scaled sums of activations, or what the integer sums start with.
     aux: &'a [i32],

@@ -1,6 +1,6 @@
 //! Ways to end an answer: at every moment a text that would complete it.
 //!
-//! The grammar is followed a second time, byte by byte. From any place the next byte of an ending is chosen by rules
+//! The grammar is followed byte by byte. From any place the next byte of an ending is chosen by rules
 //! that know JSON (end a string, close what is open, take the shortest value); where they lead nowhere, the ways are
 //! searched breadth first. What is found is kept, and stays valid while the answer grows inside a string, a
 //! number or along it, so that a search is rare.

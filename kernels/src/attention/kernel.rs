@@ -6,7 +6,7 @@
 //! Registers are arrays of constant size that are indexed by counted loops, without iterators or closures: those
 //! keep the compiler from inlining the instructions or from holding the array in registers.
 #![allow(clippy::needless_range_loop)]
-use crate::ahead::prefetch_line;
+use crate::ahead::{READ_L2, prefetch_line};
 use crate::isa::Simd;
 use crate::kv::{BLOCK, Cell, Elem, SCALED};
 use crate::math;
@@ -236,7 +236,7 @@ fn load<S: Simd, E: Elem, const V: usize>(s: S, x: &[[E; 16]]) -> [S::F; V] {
 fn prefetch<E: Elem, const V: usize>(x: &[[E; 16]]) {
     let per_line = 64 / size_of::<[E; 16]>();
     for i in (0..V).step_by(per_line) {
-        prefetch_line::<2>(x[i].as_ptr().cast());
+        prefetch_line::<READ_L2>(x[i].as_ptr().cast());
     }
 }
 
