@@ -12,6 +12,8 @@
 //!
 //! and the result is (acc0 + acc1) + (acc2 + acc3). Here the four classes are the four lanes of a vector.
 #[cfg(target_arch = "x86_64")]
+mod pair;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod wide;
 #[cfg(target_arch = "x86_64")]
 mod wide256;
@@ -54,6 +56,22 @@ pub(crate) fn matvec(
         }
         wide!(Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Iq4Nl Q2K Q3K Q4K Q5K Q6K Iq4Xs);
     }
+    #[cfg(target_arch = "x86_64")]
+    if let (Isa::Avx2, Some(simd)) = (isa, crate::isa::Avx2::new()) {
+        macro_rules! pair {
+            ($($format:ident)*) => {
+                match w.ty() {
+                    $(TensorType::$format => {
+                        let rows = Rows::<blocks::$format>::new(w, rows, acts, out, scratch, ahead);
+                        return simd.run(pair::PairRows(rows));
+                    })*
+                    _ => {}
+                }
+            };
+        }
+        // Q2_K and Q5_K are no faster in pairs.
+        pair!(Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Iq4Nl Q3K Q4K Q6K Iq4Xs);
+    }
     with_quantised!(w.ty(), Q => isa.dispatch(Rows::<Q>::new(w, rows, acts, out, scratch, ahead)),
         else => unreachable!("float weights have their own kernels"));
 }
@@ -89,19 +107,13 @@ impl<Q: Quantised> Op for Rows<'_, Q> {
 
     #[inline(always)]
     fn call<S: Simd>(self, simd: S) {
-        let (init, fresh) = self.scratch.lay_out::<i32>(self.ty, self.acts.sums.len());
-        if fresh {
-            let bias = Q::BIAS - simd.offset(Q::MAX);
-            for (init, &sum) in init.iter_mut().zip(self.acts.sums) {
-                *init = -bias * sum;
-            }
-        }
-        let acts = Prepared::new(self.acts, init);
+        let t = self.acts.t;
+        let acts = Prepared::new::<S, Q>(simd, self.ty, self.acts, self.scratch);
         for (i, r) in self.rows.enumerate() {
             let ahead = self.ahead.after(i * self.row_blocks * Q::BLOCK_BYTES, 0);
             let y = row::<S, Q>(simd, &self.blocks[r * self.row_blocks..], self.row_blocks, &acts, ahead);
             // SAFETY: this thread owns the rows it was given.
-            unsafe { self.out.put(simd, self.acts.t, r, &[y]) };
+            unsafe { self.out.put(simd, t, r, &[y]) };
         }
     }
 }
@@ -117,7 +129,16 @@ struct Prepared<'a> {
 }
 
 impl<'a> Prepared<'a> {
-    fn new(row: Row<'a>, init: &'a [i32]) -> Self {
+    #[inline(always)]
+    fn new<S: Simd, Q: Quantised>(simd: S, ty: TensorType, row: Row<'a>, scratch: &'a mut Scratch) -> Self {
+        let (init, fresh) = scratch.lay_out::<i32>(ty, row.sums.len());
+        if fresh {
+            let bias = Q::BIAS - simd.offset(Q::MAX);
+            for (init, &sum) in init.iter_mut().zip(row.sums) {
+                *init = -bias * sum;
+            }
+        }
+        let init = &*init;
         let blocks = row.q.len() / BLOCK;
         Prepared {
             q: row.q.as_chunks().0,

@@ -1,0 +1,351 @@
+//! Decode with AVX2: two rows at a time, beside the generic form that its tests compare it with.
+//!
+//! A lane of a vector holds sixteen values of a row, so that both rows meet the same activations, and a group of 128
+//! values ends as a vector of eight sums: the lane is the row, the dword in it the class. One conversion, one product
+//! and one multiply-add then serve two rows; and the sums of a block are added up in 16 bits as far as they fit.
+use super::{Prepared, Rows};
+use crate::ahead::prefetch_stream;
+use crate::format::blocks::{Iq4Nl, Iq4Xs, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q6K, Q8_0};
+use crate::format::{IQ4_BIASED, Quantised, as_blocks_mut};
+use crate::isa::{Avx2, Dots, Op, Simd, WIDE_OFFSET, four, two};
+use std::arch::x86_64::*;
+
+/// Wraps intrinsics: see `isa::x86`.
+macro_rules! op {
+    ($($body:tt)*) => {
+        // SAFETY: an `Avx2` token is at hand, which proves the instructions; memory is reached only through references
+        // to arrays of the size that is read or written.
+        unsafe { $($body)* }
+    };
+}
+
+/// A format whose groups are unpacked for two rows together.
+pub(crate) trait Pair: Quantised {
+    /// The values of a group of both rows, `[block][half]`: sixteen of the first row, then of the second. Arguments are
+    /// those of [`Quantised::unpack128`].
+    #[inline(always)]
+    fn unpack_pair(simd: Avx2, rows: [&[Self]; 2], half: usize) -> [[__m256i; 2]; 4] {
+        let q = two!(r => Self::unpack128(simd, rows[r], half).q);
+        op!(four!(b => [
+            _mm256_permute2x128_si256::<0x20>(q[0][b], q[1][b]),
+            _mm256_permute2x128_si256::<0x31>(q[0][b], q[1][b]),
+        ]))
+    }
+
+    /// The scales and the mins of the group's blocks, a row to a lane.
+    #[inline(always)]
+    fn factors(simd: Avx2, rows: [&[Self]; 2], half: usize) -> Factors {
+        // The values are not used and so not computed.
+        let [a, b] = two!(r => Self::unpack128(simd, rows[r], half));
+        op!(Factors { d: two!(i => _mm256_set_m128(b.d[i], a.d[i])), m: _mm256_set_m128(b.m[0], a.m[0]) })
+    }
+}
+
+/// Factors of a group of two rows, as [`Group`](crate::format::Group) has them of one; at most one min.
+pub(crate) struct Factors {
+    d: [__m256; 2],
+    m: __m256,
+}
+
+/// Sixteen bytes of each row.
+#[inline(always)]
+fn lanes(a: &[u8; 16], b: &[u8; 16]) -> __m256i {
+    op! {
+        let a = _mm256_castsi128_si256(_mm_loadu_si128(a.as_ptr().cast()));
+        _mm256_inserti128_si256::<1>(a, _mm_loadu_si128(b.as_ptr().cast()))
+    }
+}
+
+/// Low and high nibbles.
+#[inline(always)]
+fn nibbles(x: __m256i) -> [__m256i; 2] {
+    op! {
+        let mask = _mm256_set1_epi8(15);
+        [_mm256_and_si256(x, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(x), mask)]
+    }
+}
+
+/// The values of the nibbles of IQ4_NL and IQ4_XS.
+#[inline(always)]
+fn looked_up(x: __m256i) -> [__m256i; 2] {
+    op! {
+        let values = _mm256_broadcastsi128_si256(_mm_loadu_si128(IQ4_BIASED.as_ptr().cast()));
+        let [low, high] = nibbles(x);
+        [_mm256_shuffle_epi8(values, low), _mm256_shuffle_epi8(values, high)]
+    }
+}
+
+/// Of formats that store the min behind the scale: both of four blocks of two rows.
+macro_rules! scale_and_min {
+    () => {
+        #[inline(always)]
+        fn factors(_: Avx2, rows: [&[Self]; 2], _: usize) -> Factors {
+            let pair = |r: usize, b: usize| {
+                let Self { d: [a, b], m: [c, d], .. } = rows[r][b];
+                i32::from_le_bytes([a, b, c, d])
+            };
+            op! {
+                let both = two!(r => {
+                    let pairs = _mm_setr_epi32(pair(r, 0), pair(r, 1), pair(r, 2), pair(r, 3));
+                    // The scales, then the mins.
+                    let order = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+                    _mm256_cvtph_ps(_mm_shuffle_epi8(pairs, order))
+                });
+                Factors {
+                    d: [_mm256_permute2f128_ps::<0x20>(both[0], both[1]); 2],
+                    m: _mm256_permute2f128_ps::<0x31>(both[0], both[1]),
+                }
+            }
+        }
+    };
+}
+
+/// Formats of 32 values whose nibbles are those of the halves.
+macro_rules! short {
+    ($($format:ident: $unpack:ident $($factors:ident)?;)*) => {$(
+        impl Pair for $format {
+            #[inline(always)]
+            fn unpack_pair(_: Avx2, rows: [&[Self]; 2], _: usize) -> [[__m256i; 2]; 4] {
+                four!(b => $unpack(lanes(&rows[0][b].qs, &rows[1][b].qs)))
+            }
+            $($factors! {})?
+        }
+    )*};
+}
+
+short! { Q4_0: nibbles; Q4_1: nibbles scale_and_min; Iq4Nl: looked_up; }
+
+impl Pair for Iq4Xs {
+    #[inline(always)]
+    fn unpack_pair(_: Avx2, [a, b]: [&[Self]; 2], half: usize) -> [[__m256i; 2]; 4] {
+        let (a, b) = (a[0].qs.as_chunks().0, b[0].qs.as_chunks().0);
+        four!(i => looked_up(lanes(&a[4 * half + i], &b[4 * half + i])))
+    }
+}
+
+impl Pair for Q4K {
+    #[inline(always)]
+    fn unpack_pair(_: Avx2, [a, b]: [&[Self]; 2], half: usize) -> [[__m256i; 2]; 4] {
+        let (a, b) = (a[0].qs.as_chunks().0, b[0].qs.as_chunks().0);
+        let [p, q, r, s] = four!(i => nibbles(lanes(&a[4 * half + i], &b[4 * half + i])));
+        [[p[0], q[0]], [p[1], q[1]], [r[0], s[0]], [r[1], s[1]]]
+    }
+}
+
+impl Pair for Q6K {
+    #[inline(always)]
+    fn unpack_pair(_: Avx2, [a, b]: [&[Self]; 2], half: usize) -> [[__m256i; 2]; 4] {
+        let (ql, qh) = (two!(r => [a, b][r][0].ql.as_chunks().0), two!(r => [a, b][r][0].qh.as_chunks().0));
+        // Sixteens 0 to 3: low nibbles of blocks 0 and 1, high ones of blocks 2 and 3.
+        let low = four!(i => nibbles(lanes(&ql[0][4 * half + i], &ql[1][4 * half + i])));
+        let high = two!(i => lanes(&qh[0][2 * half + i], &qh[1][2 * half + i]));
+        op! {
+            let mask = _mm256_set1_epi8(0x30);
+            let upper = two!(i => [
+                _mm256_slli_epi16::<4>(high[i]),
+                _mm256_slli_epi16::<2>(high[i]),
+                high[i],
+                _mm256_srli_epi16::<2>(high[i]),
+            ]);
+            four!(k => two!(i => {
+                _mm256_or_si256(low[2 * (k % 2) + i][k / 2], _mm256_and_si256(upper[i][k], mask))
+            }))
+        }
+    }
+}
+
+impl Pair for Q8_0 {
+    #[inline(always)]
+    fn unpack_pair(_: Avx2, [a, b]: [&[Self]; 2], _: usize) -> [[__m256i; 2]; 4] {
+        op! {
+            let flip = _mm256_set1_epi8(-128);
+            four!(i => {
+                let (a, b) = (a[i].qs.as_chunks().0, b[i].qs.as_chunks().0);
+                two!(h => _mm256_xor_si256(lanes(&a[h], &b[h]), flip))
+            })
+        }
+    }
+}
+
+impl Pair for Q5_0 {}
+impl Pair for Q5_1 {
+    scale_and_min! {}
+}
+impl Pair for Q3K {}
+
+/// In each lane: dword b is the sum of the words in that lane of `s[b]`. As many words as `room` tells may be added up in
+/// 16 bits.
+#[inline(always)]
+fn reduce(s: [__m256i; 4], room: usize) -> __m256i {
+    op! {
+        let wide = |x| _mm256_madd_epi16(x, _mm256_set1_epi16(1));
+        if room < 2 {
+            return reduce_wide(four!(b => wide(s[b])));
+        }
+        let pairs = two!(i => {
+            let (a, b) = (s[2 * i], s[2 * i + 1]);
+            _mm256_add_epi16(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b))
+        });
+        if room >= 4 {
+            let [even, odd] = even_odd(pairs);
+            wide(_mm256_add_epi16(even, odd))
+        } else {
+            let [even, odd] = even_odd(two!(i => wide(pairs[i])));
+            _mm256_add_epi32(even, odd)
+        }
+    }
+}
+
+/// As [`reduce`], of dwords.
+#[inline(always)]
+fn reduce_wide(s: [__m256i; 4]) -> __m256i {
+    op! {
+        let pairs = two!(i => {
+            let (a, b) = (s[2 * i], s[2 * i + 1]);
+            _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b))
+        });
+        let [even, odd] = even_odd(pairs);
+        _mm256_add_epi32(even, odd)
+    }
+}
+
+/// Dwords 0 and 2 of each lane of both vectors, and dwords 1 and 3.
+#[inline(always)]
+fn even_odd([a, b]: [__m256i; 2]) -> [__m256i; 2] {
+    op! {
+        let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));
+        [
+            _mm256_castps_si256(_mm256_shuffle_ps::<0b10_00_10_00>(a, b)),
+            _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(a, b)),
+        ]
+    }
+}
+
+/// Four values in both lanes.
+#[inline(always)]
+fn twice(x: &[f32; 4]) -> __m256 {
+    op!(_mm256_broadcast_ps(&_mm_loadu_ps(x.as_ptr())))
+}
+
+/// As [`twice`].
+#[inline(always)]
+fn ints_twice(x: &[i32; 4]) -> __m256i {
+    op!(_mm256_broadcastsi128_si256(_mm_loadu_si128(x.as_ptr().cast())))
+}
+
+/// Adds the products of group `g` to the chains of both rows; the arithmetic of `super::step`.
+#[inline(always)]
+fn step<Q: Pair>(simd: Avx2, acc: __m256, rows: [&[Q]; 2], half: usize, acts: &Prepared, g: usize) -> __m256 {
+    let w = Q::unpack_pair(simd, rows, half);
+    let a = acts.q[g].as_chunks::<16>().0;
+    // As many products of a weight and an activation add up in 16 bits; a word begins with two.
+    let most = i16::MAX as usize / (127 * Q::MAX as usize);
+    let Factors { d, m } = Q::factors(simd, rows, half);
+    op! {
+        let words = four!(b => two!(h => {
+            let w = w[b][h];
+            let a = _mm256_broadcastsi128_si256(_mm_loadu_si128(a[2 * b + h].as_ptr().cast()));
+            if simd.offset(Q::MAX) == WIDE_OFFSET {
+                let w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+                _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w))
+            } else {
+                _mm256_maddubs_epi16(w, a)
+            }
+        }));
+        let init = |i: usize| ints_twice(&acts.init[i][g]);
+        let t = if Q::SCALES == 1 {
+            let sum = if most >= 4 {
+                reduce(four!(b => _mm256_add_epi16(words[b][0], words[b][1])), most / 4)
+            } else {
+                let one = _mm256_set1_epi16(1);
+                let sums = four!(b => {
+                    _mm256_add_epi32(_mm256_madd_epi16(words[b][0], one), _mm256_madd_epi16(words[b][1], one))
+                });
+                reduce_wide(sums)
+            };
+            let sum = if Q::MINS == 0 { _mm256_add_epi32(sum, init(2)) } else { sum };
+            _mm256_mul_ps(_mm256_cvtepi32_ps(sum), d[0])
+        } else {
+            let [low, high] = two!(h => {
+                let sum = _mm256_add_epi32(reduce(four!(b => words[b][h]), most / 2), init(h));
+                _mm256_cvtepi32_ps(sum)
+            });
+            let low = _mm256_mul_ps(low, d[0]);
+            _mm256_fmadd_ps(high, d[1], low)
+        };
+        const { assert!(Q::MINS <= 1) };
+        let acc = _mm256_fmadd_ps(t, twice(&acts.d[g]), acc);
+        if Q::MINS == 0 { acc } else { _mm256_fmadd_ps(m, twice(&acts.scaled[2][g]), acc) }
+    }
+}
+
+/// The product of the rows of a matrix with one token.
+pub(crate) struct PairRows<'a, Q>(pub Rows<'a, Q>);
+
+impl<Q: Pair> PairRows<'_, Q> {
+    #[inline(always)]
+    fn call(self, simd: Avx2) {
+        let Rows { ty, blocks, row_blocks, rows, acts, out, scratch, ahead } = self.0;
+        let t = acts.t;
+        let acts = Prepared::new::<Avx2, Q>(simd, ty, acts, scratch);
+        let (unit_bytes, steps) = (Q::UNIT * Q::BLOCK_BYTES, row_blocks / Q::UNIT);
+        let rest = row_blocks % Q::UNIT;
+        let mut made_up = [[0; 4 * 34]; 2];
+        for first in rows.clone().step_by(2) {
+            let count = (rows.end - first).min(2);
+            let two: [&[Q]; 2] = two!(i => &blocks[(first + i.min(count - 1)) * row_blocks..]);
+            let ahead =
+                ahead.after((first - rows.start) * row_blocks * Q::BLOCK_BYTES, row_blocks * Q::BLOCK_BYTES);
+            let mut acc = op!(_mm256_setzero_ps());
+            let [a, b] = two!(i => two[i][..steps * Q::UNIT].chunks_exact(Q::UNIT));
+            let mut g = 0;
+            for (s, (a, b)) in a.zip(b).enumerate() {
+                prefetch_stream(ahead.wrapping_add(2 * s * unit_bytes), 2 * unit_bytes);
+                for half in 0..Q::HALVES {
+                    acc = step(simd, acc, [a, b], half, &acts, g);
+                    g += 1;
+                }
+            }
+            if rest > 0 {
+                // The activations there are zero: it does not matter that the blocks behind a row are the next's.
+                // Behind the last they are made up.
+                let [one, other] = &mut made_up;
+                let last = [
+                    padded(&two[0][steps * Q::UNIT..], rest, one),
+                    padded(&two[1][steps * Q::UNIT..], rest, other),
+                ];
+                acc = step(simd, acc, last, 0, &acts, g);
+            }
+            let y = op! {
+                // (0 + 1) + (2 + 3) in each lane
+                let pairs = _mm256_add_ps(acc, _mm256_movehdup_ps(acc));
+                let sums = _mm256_add_ps(pairs, _mm256_permute_ps::<0b10>(pairs));
+                [_mm_cvtss_f32(_mm256_castps256_ps128(sums)), _mm_cvtss_f32(_mm256_extractf128_ps::<1>(sums))]
+            };
+            // SAFETY: this thread owns the rows it was given.
+            unsafe { out.put(simd, t, first, &y[..count]) };
+        }
+    }
+}
+
+/// The unit that `blocks` begins with; with no more than `rest` blocks there, those and zeros behind them.
+#[inline(always)]
+fn padded<'a, Q: Quantised>(blocks: &'a [Q], rest: usize, bytes: &'a mut [u8; 4 * 34]) -> &'a [Q] {
+    match blocks.get(..Q::UNIT) {
+        Some(unit) => unit,
+        None => {
+            let unit = as_blocks_mut::<Q>(&mut bytes[..Q::UNIT * Q::BLOCK_BYTES]);
+            unit[..rest].copy_from_slice(&blocks[..rest]);
+            unit
+        }
+    }
+}
+
+impl<Q: Pair> Op for PairRows<'_, Q> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<S: Simd>(self, _simd: S) {
+        PairRows::call(self, Avx2::new().expect("run with this token"));
+    }
+}
