@@ -152,7 +152,7 @@ pub fn linear(team: &Team, acts: &mut Acts, source: Source, products: &mut [Prod
         acts.set(team, source);
     }
     let acts = &*acts;
-    let mut t = vec![0.0; n * ranks(products)];
+    let mut t = vec![0.0; n * t_len(products)];
     let deltas = Deltas::new(products, &mut t, n, team.threads());
     let (mut units, mut count) = (0, 0);
     let mut jobs = Vec::with_capacity(products.len());
@@ -224,7 +224,7 @@ pub fn gated_linear(
     }
     products.iter().for_each(|p| p.check(n, source.cols));
     let acts = &*acts;
-    let mut t = vec![0.0; ranks(products)];
+    let mut t = vec![0.0; t_len(products)];
     let deltas = Deltas::new(products, &mut t, n, team.threads());
     let [gate, up] = &*products;
     let jobs = [(gate, 0), (up, gate.low_rank.deltas.len())].map(|(p, first_delta)| Job {
@@ -250,7 +250,7 @@ pub fn gated_linear(
                 then
             };
             let rows = jobs[0].rows(&units);
-            let stride = rows.len().next_multiple_of(16);
+            let stride = rows.len().next_multiple_of(UNIT);
             let (gates, ups) = tile.get::<f32>(2 * stride).split_at_mut(stride);
             for (i, values) in [&mut *gates, &mut *ups].into_iter().enumerate() {
                 let part = |i: usize| jobs[i].w.part(&rows);
@@ -268,9 +268,9 @@ pub fn gated_linear(
     });
 }
 
-/// Sum of the ranks of all deltas.
-fn ranks(products: &[Product]) -> usize {
-    products.iter().flat_map(|p| p.low_rank.deltas).map(|d| d.factors.rank()).sum()
+/// Values of the products with A of all deltas, for each token.
+fn t_len(products: &[Product]) -> usize {
+    products.iter().flat_map(|p| p.low_rank.deltas).map(|d| d.factors.t_len()).sum()
 }
 
 /// What a thread reads first when the team shares all rows of `matrices`.
@@ -332,7 +332,7 @@ impl<'a> Input<'a> {
 /// The products t = s·A·x of all deltas, which the threads compute before the rows that need them. There is
 /// no barrier: a thread waits, if at all, when its first rows are done.
 struct Deltas<'a> {
-    /// A of every delta, in the order of the products, and its t, `[tokens][rank]`.
+    /// A of every delta, in the order of the products, and its t, `[tokens][t_len]`.
     jobs: Vec<(Matrix<'a>, Out<'a>)>,
     /// Threads that have done their part, and how many there are.
     done: AtomicUsize,
@@ -343,14 +343,11 @@ impl<'a> Deltas<'a> {
     fn new(products: &[Product<'a>], t: &'a mut [f32], n: usize, threads: usize) -> Self {
         let (mut jobs, mut rest) = (Vec::new(), t);
         for delta in products.iter().flat_map(|p| p.low_rank.deltas) {
-            let rank = delta.factors.rank();
-            let (part, others) = rest.split_at_mut(n * rank);
+            let stride = delta.factors.t_len();
+            let (part, others) = rest.split_at_mut(n * stride);
             rest = others;
             let (out, factor) = (SharedMut::new(part), delta.scale);
-            jobs.push((
-                delta.factors.a(),
-                Out { first_row: 0, out, stride: rank, bias: None, add: false, factor },
-            ));
+            jobs.push((delta.factors.a(), Out { first_row: 0, out, stride, bias: None, add: false, factor }));
         }
         Self { jobs, done: AtomicUsize::new(0), threads }
     }
@@ -409,7 +406,7 @@ impl<'a> Deltas<'a> {
         }
     }
 
-    /// t of delta `i`, `[tokens][rank]`, once every thread has done its part.
+    /// t of delta `i`, `[tokens][t_len]`, once every thread has done its part.
     fn t(&self, i: usize) -> &[f32] {
         let mut spins = 0;
         while self.done.load(Ordering::Acquire) < self.threads {
@@ -464,7 +461,7 @@ impl Job<'_> {
         let step = (TILE / input.n / UNIT * UNIT).clamp(UNIT, 8 * UNIT);
         for row in rows.clone().step_by(step) {
             let part = row..rows.end.min(row + step);
-            let stride = part.len().next_multiple_of(16);
+            let stride = part.len().next_multiple_of(UNIT);
             let tile = tile.get::<f32>(input.n * stride);
             let ahead = Ahead { here: &ahead.here[(row - rows.start) * self.w.row_bytes..], ..ahead };
             self.tile(input, part.clone(), deltas, scratch, ahead, tile, stride);
@@ -472,7 +469,8 @@ impl Job<'_> {
         }
     }
 
-    /// Computes the rows `rows` with their deltas for all tokens, into `tile`, `[n][stride]`, of rows rounded up to 16.
+    /// Computes the rows `rows` with their deltas for all tokens, into `tile`, `[n][stride]`, of rows rounded up to
+    /// units.
     #[allow(clippy::too_many_arguments)]
     fn tile(
         &self,

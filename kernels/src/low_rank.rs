@@ -5,7 +5,7 @@
 //! is read. It vectorises over outputs, and the chain order (rank after rank, adapter after adapter) is the same
 //! for any number of tokens and threads.
 use crate::format::{EncodeError, TensorType, as_blocks, encode_row};
-use crate::isa::{Op, Simd};
+use crate::isa::{Op, Simd, two};
 use crate::linear::{Matrix, lanes};
 use std::sync::Arc;
 
@@ -23,6 +23,8 @@ pub struct Factors {
     /// B: `[block of rows][rank][BLOCK]`, zeros beyond the last row. Of q8_0 a block begins with the f16 scales of its
     /// ranks, and zeros up to a multiple of 16.
     b: Vec<u8>,
+    /// Bytes of a block of B.
+    b_block: usize,
 }
 
 impl Factors {
@@ -72,7 +74,8 @@ impl Factors {
                 packed_b.extend(block);
             }
         }
-        Ok(Self { ty, rank, rows, cols, a: packed_a, b: packed_b })
+        let b_block = packed_b.len() / rows.div_ceil(BLOCK).max(1);
+        Ok(Self { ty, rank, rows, cols, a: packed_a, b: packed_b, b_block })
     }
 
     /// Type of the packed values.
@@ -107,8 +110,12 @@ impl Factors {
 
     /// The rows `row..row + rows` of B, from a multiple of `BLOCK` on: whole blocks of `[rank][BLOCK]`.
     pub(crate) fn b_rows(&self, row: usize, rows: usize) -> &[u8] {
-        let bytes = self.b.len() / self.rows.div_ceil(BLOCK);
-        &self.b[row / BLOCK * bytes..][..rows.div_ceil(BLOCK) * bytes]
+        &self.b[row / BLOCK * self.b_block..][..rows.div_ceil(BLOCK) * self.b_block]
+    }
+
+    /// Values of t = A·x for each token: the rank, up to whole vectors.
+    pub(crate) fn t_len(&self) -> usize {
+        self.rank.next_multiple_of(16)
     }
 }
 
@@ -136,15 +143,15 @@ pub struct LowRankSum<'a> {
 pub(crate) struct Apply<'a, T> {
     /// The deltas.
     pub sum: LowRankSum<'a>,
-    /// s·A·x of a delta by its index, `[tokens][rank]`.
+    /// s·A·x of a delta by its index, `[tokens][t_len]`, with zeros behind the rank.
     pub t: T,
     /// First row of the tile in the product, a multiple of 32.
     pub row: usize,
     /// Rows of the tile.
     pub rows: usize,
-    /// The tile: `[tokens][stride]`, `rows` rounded up to 16 of each are used.
+    /// The tile: `[tokens][stride]`.
     pub tile: &'a mut [f32],
-    /// Values from one token of the tile to the next.
+    /// Values from one token of the tile to the next, at least `rows` rounded up to 32.
     pub stride: usize,
 }
 
@@ -184,35 +191,35 @@ impl<'a, T: Fn(usize) -> &'a [f32]> Apply<'a, T> {
     /// Rows `at..at + BLOCK` of the tile, tokens `token..token + N`.
     #[inline(always)]
     fn block<S: Simd, const N: usize>(&mut self, simd: S, token: usize, at: usize) {
-        let halves = (self.rows - at).div_ceil(16).min(2);
         let place = |i: usize, half: usize| (token + i) * self.stride + at + 16 * half;
         let mut acc = [[simd.splat(0.0); 2]; N];
         for i in 0..N {
-            for half in 0..halves {
-                acc[i][half] = simd.load(lanes(&self.tile[place(i, half)..]));
-            }
+            acc[i] = two!(half => simd.load(lanes(&self.tile[place(i, half)..])));
         }
+        let row = self.sum.first_row + self.row + at;
         for (i, delta) in self.sum.deltas.iter().enumerate() {
-            let (factors, row) = (&delta.factors, self.sum.first_row + self.row + at);
+            let factors = &*delta.factors;
             let b = factors.b_rows(row, BLOCK);
-            let t = &(self.t)(i)[token * factors.rank..][..N * factors.rank];
-            match factors.ty {
-                TensorType::F32 => chains::<S, F32, N>(simd, b, t, &mut acc),
-                TensorType::F16 => chains::<S, F16, N>(simd, b, t, &mut acc),
-                TensorType::Bf16 => chains::<S, Bf16, N>(simd, b, t, &mut acc),
-                TensorType::Q8_0 => chains::<S, Q8, N>(simd, b, t, &mut acc),
+            let t = &(self.t)(i)[token * factors.t_len()..][..N * factors.t_len()];
+            acc = match factors.ty {
+                TensorType::F32 => chains::<S, F32, N>(simd, b, t, factors.rank, acc),
+                TensorType::F16 => chains::<S, F16, N>(simd, b, t, factors.rank, acc),
+                TensorType::Bf16 => chains::<S, Bf16, N>(simd, b, t, factors.rank, acc),
+                TensorType::Q8_0 => chains::<S, Q8, N>(simd, b, t, factors.rank, acc),
                 other => unreachable!("factors are never packed as {other}"),
-            }
+            };
             if let Some(gain) = &delta.gain {
                 for half in 0..2 {
                     let row = row + 16 * half;
                     let g = simd.load_part(&gain[row.min(gain.len())..(row + 16).min(gain.len())]);
-                    acc.iter_mut().for_each(|acc| acc[half] = simd.mul(acc[half], g));
+                    for i in 0..N {
+                        acc[i][half] = simd.mul(acc[i][half], g);
+                    }
                 }
             }
         }
         for i in 0..N {
-            for half in 0..halves {
+            for half in 0..2 {
                 let at = place(i, half);
                 simd.store(acc[i][half], self.tile[at..].first_chunk_mut().expect("whole vectors"));
             }
@@ -220,31 +227,37 @@ impl<'a, T: Fn(usize) -> &'a [f32]> Apply<'a, T> {
     }
 }
 
-/// Adds to each token the rows `b`, `[rank][BLOCK]`, times its `t`, of `[N][rank]`.
+/// Adds to each token the rows `b`, `[rank][BLOCK]`, times its `t`, of `[N][rank up to whole vectors]`.
 ///
 /// Written with plain loops: iterators and the closures of `array::map` are not always inlined here, and lose the
 /// instruction set then.
 #[inline(always)]
-fn chains<S: Simd, P: Packed, const N: usize>(simd: S, b: &[u8], t: &[f32], acc: &mut [[S::F; 2]; N]) {
-    let rank = t.len() / N;
+fn chains<S: Simd, P: Packed, const N: usize>(
+    simd: S,
+    b: &[u8],
+    t: &[f32],
+    rank: usize,
+    mut acc: [[S::F; 2]; N],
+) -> [[S::F; 2]; N] {
     let (scales, values) = b.split_at(b.len() - rank * P::BYTES);
-    let mut sums = *acc;
-    for first in (0..rank).step_by(16) {
-        let count = (rank - first).min(16);
+    let mut first = 0;
+    while first < rank {
         let mut scaled = [[0.0; 16]; N];
         for i in 0..N {
-            let t = simd.load_part(&t[i * rank + first..][..count]);
+            let t = simd.load(lanes(&t[i * (t.len() / N) + first..]));
             simd.store(P::scale(simd, scales, first, t), &mut scaled[i]);
         }
-        for j in 0..count {
-            let [lo, hi] = P::load(simd, &values[(first + j) * P::BYTES..][..P::BYTES]);
+        let values = &values[first * P::BYTES..rank.min(first + 16) * P::BYTES];
+        for j in 0..values.len() / P::BYTES {
+            let [lo, hi] = P::load(simd, &values[j * P::BYTES..][..P::BYTES]);
             for i in 0..N {
-                let t = simd.splat(scaled[i][j]);
-                sums[i] = [simd.fma(lo, t, sums[i][0]), simd.fma(hi, t, sums[i][1])];
+                let t = simd.splat(scaled[i][j % 16]);
+                acc[i] = [simd.fma(lo, t, acc[i][0]), simd.fma(hi, t, acc[i][1])];
             }
         }
+        first += 16;
     }
-    *acc = sums;
+    acc
 }
 
 /// How the `BLOCK` values of a rank are read.
@@ -324,12 +337,17 @@ mod tests {
         (0..n).map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.0 - 1.0).collect()
     }
 
+    /// A·x of tokens: `rank` values and zeros up to 16.
+    fn padded(tokens: usize, rank: usize, seed: usize) -> Vec<f32> {
+        values(tokens * rank, seed).chunks(rank).flat_map(|t| [t, &vec![0.0; 16 - rank]].concat()).collect()
+    }
+
     /// Adds to a tile of rows 32.. of a product whose delta begins at row 64, on every instruction set.
     fn check(ty: TensorType, tolerance: f64, gain: bool) {
         let (rank, cols, rows, tokens) = (5, 64, 150, 11);
         let (a, b) = (values(rank * cols, 1), values(rows * rank, 2));
         let factors = Arc::new(Factors::pack(ty, rank, cols, rows, &a, &b).unwrap());
-        let (t, y, g) = (values(tokens * rank, 3), values(tokens * 64, 4), values(rows, 5));
+        let (t, y, g) = (padded(tokens, rank, 3), values(tokens * 64, 4), values(rows, 5));
         let (first_row, row, tile_rows, stride) = (64, 32, 54, 64);
         for isa in Isa::available() {
             let mut tile = y.clone();
@@ -341,7 +359,7 @@ mod tests {
                     let of = first_row + row + r;
                     let mut want = f64::from(y[token * stride + r]);
                     for j in 0..rank {
-                        want += f64::from(b[of * rank + j]) * f64::from(t[token * rank + j]);
+                        want += f64::from(b[of * rank + j]) * f64::from(t[token * 16 + j]);
                     }
                     if gain {
                         want *= f64::from(g[of]);
@@ -487,13 +505,13 @@ mod tests {
         let factors = Factors::pack(TensorType::F16, 4, 32, 64, &values(128, 1), &values(256, 2)).unwrap();
         let deltas = &[LowRank { factors: Arc::new(factors), scale: 1.0, gain: None }];
         let sum = LowRankSum { deltas, first_row: 0 };
-        let (t, y) = (values(9 * 4, 3), values(9 * 64, 4));
+        let (t, y) = (padded(9, 4, 3), values(9 * 64, 4));
         for isa in Isa::available() {
             let mut all = y.clone();
             isa.dispatch_floats(Apply { sum, t: |_| &t[..], row: 0, rows: 64, tile: &mut all, stride: 64 });
             for token in 0..9 {
                 let mut one = y[token * 64..][..64].to_vec();
-                let t = |_| &t[token * 4..][..4];
+                let t = |_| &t[token * 16..][..16];
                 isa.dispatch_floats(Apply { sum, t, row: 0, rows: 64, tile: &mut one, stride: 64 });
                 assert_eq!(one, all[token * 64..][..64]);
             }
