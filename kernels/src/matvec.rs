@@ -69,8 +69,8 @@ pub(crate) fn matvec(
                 }
             };
         }
-        // Q2_K and Q5_K are no faster in pairs.
-        pair!(Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Iq4Nl Q3K Q4K Q6K Iq4Xs);
+        // Q2_K and Q5_K are no faster in pairs, and Q8_0, which memory limits, is slower.
+        pair!(Q4_0 Q4_1 Q5_0 Q5_1 Iq4Nl Q3K Q4K Q6K Iq4Xs);
     }
     with_quantised!(w.ty(), Q => isa.dispatch(Rows::<Q>::new(w, rows, acts, out, scratch, ahead)),
         else => unreachable!("float weights have their own kernels"));

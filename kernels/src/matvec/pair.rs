@@ -5,7 +5,7 @@
 //! and one multiply-add then serve two rows; and the sums of a block are added up in 16 bits as far as they fit.
 use super::{Prepared, Rows};
 use crate::ahead::prefetch_stream;
-use crate::format::blocks::{Iq4Nl, Iq4Xs, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q6K, Q8_0};
+use crate::format::blocks::{Iq4Nl, Iq4Xs, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q6K};
 use crate::format::{IQ4_BIASED, Quantised, as_blocks_mut};
 use crate::isa::{Avx2, Dots, Op, Simd, WIDE_OFFSET, four, two};
 use std::arch::x86_64::*;
@@ -150,19 +150,6 @@ impl Pair for Q6K {
             four!(k => two!(i => {
                 _mm256_or_si256(low[2 * (k % 2) + i][k / 2], _mm256_and_si256(upper[i][k], mask))
             }))
-        }
-    }
-}
-
-impl Pair for Q8_0 {
-    #[inline(always)]
-    fn unpack_pair(_: Avx2, [a, b]: [&[Self]; 2], _: usize) -> [[__m256i; 2]; 4] {
-        op! {
-            let flip = _mm256_set1_epi8(-128);
-            four!(i => {
-                let (a, b) = (a[i].qs.as_chunks().0, b[i].qs.as_chunks().0);
-                two!(h => _mm256_xor_si256(lanes(&a[h], &b[h]), flip))
-            })
         }
     }
 }
