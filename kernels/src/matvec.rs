@@ -42,35 +42,26 @@ pub(crate) fn matvec(
     ahead: Ahead,
 ) {
     #[cfg(target_arch = "x86_64")]
-    if let (Isa::Avx512Vnni, Some(simd)) = (isa, crate::isa::Avx512Vnni::new()) {
-        macro_rules! wide {
-            ($($format:ident)*) => {
+    {
+        // Of these formats several rows together.
+        macro_rules! together {
+            ($simd:ident, $several:path: $($format:ident)*) => {
                 match w.ty() {
                     $(TensorType::$format => {
                         let rows = Rows::<blocks::$format>::new(w, rows, acts, out, scratch, ahead);
-                        return simd.run(wide::WideRows(rows));
+                        return $simd.run($several(rows));
                     })*
                     _ => {}
                 }
             };
         }
-        wide!(Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Iq4Nl Q2K Q3K Q4K Q5K Q6K Iq4Xs);
-    }
-    #[cfg(target_arch = "x86_64")]
-    if let (Isa::Avx2, Some(simd)) = (isa, crate::isa::Avx2::new()) {
-        macro_rules! pair {
-            ($($format:ident)*) => {
-                match w.ty() {
-                    $(TensorType::$format => {
-                        let rows = Rows::<blocks::$format>::new(w, rows, acts, out, scratch, ahead);
-                        return simd.run(pair::PairRows(rows));
-                    })*
-                    _ => {}
-                }
-            };
+        if let (Isa::Avx512Vnni, Some(simd)) = (isa, crate::isa::Avx512Vnni::new()) {
+            together!(simd, wide::WideRows: Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Iq4Nl Q2K Q3K Q4K Q5K Q6K Iq4Xs);
         }
-        // Q2_K and Q5_K are no faster in pairs, and Q8_0, which memory limits, is slower.
-        pair!(Q4_0 Q4_1 Q5_0 Q5_1 Iq4Nl Q3K Q4K Q6K Iq4Xs);
+        if let (Isa::Avx2, Some(simd)) = (isa, crate::isa::Avx2::new()) {
+            // Q2_K and Q5_K are no faster in pairs, and Q8_0, which memory limits, is slower.
+            together!(simd, pair::PairRows: Q4_0 Q4_1 Q5_0 Q5_1 Iq4Nl Q3K Q4K Q6K Iq4Xs);
+        }
     }
     with_quantised!(w.ty(), Q => isa.dispatch(Rows::<Q>::new(w, rows, acts, out, scratch, ahead)),
         else => unreachable!("float weights have their own kernels"));
