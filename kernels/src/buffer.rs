@@ -1,6 +1,5 @@
 //! Memory aligned to cache lines.
-use memmap2::MmapMut;
-use std::io;
+use std::alloc::{Layout, alloc_zeroed};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -22,17 +21,17 @@ unsafe impl Plain for f32 {}
 // SAFETY: a plain number (a transparent u16).
 unsafe impl Plain for half::f16 {}
 
-/// A vector of numbers in pages of its own: aligned to 64 bytes and more, and zero without being written to.
+/// A vector of numbers whose first is aligned to 64 bytes.
 pub(crate) struct Buffer<T> {
-    /// Pages for `len` values or more; none for none.
-    pages: Option<MmapMut>,
+    /// Room for `len` values and more, from the first place in it that is aligned.
+    memory: Vec<u128>,
     len: usize,
     _values: PhantomData<T>,
 }
 
 impl<T> Default for Buffer<T> {
     fn default() -> Self {
-        Buffer { pages: None, len: 0, _values: PhantomData }
+        Buffer { memory: Vec::new(), len: 0, _values: PhantomData }
     }
 }
 
@@ -47,16 +46,16 @@ impl<T: Plain> Clone for Buffer<T> {
 impl<T: Plain> Buffer<T> {
     /// `len` zeros.
     pub fn zeros(len: usize) -> Self {
-        let mut buffer = Self::default();
-        buffer.grow(len);
-        buffer
+        Self::try_zeros(len).unwrap_or_else(|e| panic!("a buffer of {len} values: {e}"))
     }
 
-    /// `len` zeros, or an error when the memory is not to be had.
-    pub fn try_zeros(len: usize) -> io::Result<Self> {
-        // Too large a length stays too large when it saturates.
-        let pages = pages(len.saturating_mul(size_of::<T>()))?;
-        Ok(Buffer { pages, len, _values: PhantomData })
+    /// `len` zeros.
+    ///
+    /// # Errors
+    /// When the memory is not to be had.
+    pub fn try_zeros(len: usize) -> Result<Self, NoMemory> {
+        let memory = zeros(len.checked_mul(size_of::<T>()).ok_or(NoMemory)?)?;
+        Ok(Buffer { memory, len, _values: PhantomData })
     }
 
     /// Makes the buffer at least `len` long; new values are zero (or left over from when it was longer).
@@ -64,32 +63,29 @@ impl<T: Plain> Buffer<T> {
     /// # Panics
     /// When the memory is not to be had.
     pub fn grow(&mut self, len: usize) {
-        let bytes = len.checked_mul(size_of::<T>()).expect("a size in bytes");
-        let old = self.pages.as_deref().unwrap_or_default();
-        if bytes > old.len() {
+        let room = size_of_val(&self.memory[..]).saturating_sub(ALIGN) / size_of::<T>();
+        if len > room {
             // Twice as much: a buffer that grows step by step is not copied at each of them.
-            let new = pages(bytes.max(2 * old.len()));
-            let mut new = new.unwrap_or_else(|e| panic!("no memory for a buffer of {bytes} bytes: {e}"));
-            if let Some(new) = &mut new {
-                new[..old.len()].copy_from_slice(old);
-            }
-            self.pages = new;
+            let mut new = Self::zeros(len.max(2 * room));
+            new[..self.len].copy_from_slice(self);
+            self.memory = new.memory;
         }
         self.len = self.len.max(len);
     }
 
     fn as_ptr(&self) -> *const T {
-        self.pages.as_ref().map_or(NonNull::<Line>::dangling().as_ptr().cast(), |pages| pages.as_ptr().cast())
+        let start = self.memory.as_ptr().cast::<u8>();
+        start.wrapping_add(start.align_offset(ALIGN)).cast()
     }
 
     fn as_mut_ptr(&mut self) -> *mut T {
-        let pages = self.pages.as_mut();
-        pages.map_or(NonNull::<Line>::dangling().as_ptr().cast(), |pages| pages.as_mut_ptr().cast())
+        let start = self.memory.as_mut_ptr().cast::<u8>();
+        start.wrapping_add(start.align_offset(ALIGN)).cast()
     }
 
     /// The values as bytes.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: the pages hold at least `len` values, and plain values have no padding.
+        // SAFETY: the memory holds at least `len` values from there on, and plain values have no padding.
         unsafe { std::slice::from_raw_parts(self.as_ptr().cast(), self.len * size_of::<T>()) }
     }
 
@@ -104,7 +100,7 @@ impl<T: Plain> Deref for Buffer<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: the pages hold at least `len` values, initialised and aligned; any bytes are a `Plain`.
+        // SAFETY: the memory holds at least `len` values from there on, initialised and aligned; any bytes are a `Plain`.
         unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len) }
     }
 }
@@ -116,26 +112,28 @@ impl<T: Plain> DerefMut for Buffer<T> {
     }
 }
 
-/// What a buffer without pages is aligned to.
-#[repr(align(64))]
-struct Line;
+/// What the first value is aligned to: a cache line.
+const ALIGN: usize = 64;
 
-/// Zeros of at least this size are asked for in large pages: fewer faults when they are first written to, and fewer
-/// misses of the address cache when they are read. The machine's large pages have 2 MiB.
-const LARGE: usize = 4 << 20;
+/// The memory asked for is not to be had.
+#[derive(Debug, thiserror::Error)]
+#[error("there is not enough memory")]
+pub struct NoMemory;
 
-/// Pages of zeros for so many bytes, none for none.
-fn pages(bytes: usize) -> io::Result<Option<MmapMut>> {
+/// Zeros for so many bytes from the first aligned place on.
+///
+/// The allocator is asked for them by itself, and for no more than its own alignment: it then hands on the system's
+/// fresh pages, which are zero, and writes to none of them. A vector of lines would be written to from end to end.
+fn zeros(bytes: usize) -> Result<Vec<u128>, NoMemory> {
     if bytes == 0 {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    let pages = MmapMut::map_anon(bytes)?;
-    #[cfg(target_os = "linux")]
-    if bytes >= LARGE {
-        // Advice; a kernel without large pages says no, and small ones do.
-        let _ = pages.advise(memmap2::Advice::HugePage);
-    }
-    Ok(Some(pages))
+    let len = bytes.checked_add(ALIGN).ok_or(NoMemory)?.div_ceil(size_of::<u128>());
+    let layout = Layout::array::<u128>(len).map_err(|_| NoMemory)?;
+    // SAFETY: the layout's size is not zero.
+    let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(NoMemory)?;
+    // SAFETY: the global allocator's, which is the vector's, of the layout of `len` numbers, which are all zero.
+    Ok(unsafe { Vec::from_raw_parts(start.cast().as_ptr(), len, len) })
 }
 
 /// The bytes as numbers of another type.
@@ -174,13 +172,15 @@ mod tests {
 
     #[test]
     fn clones_are_apart_and_nothing_needs_no_memory() {
-        let mut large = Buffer::<u8>::zeros(LARGE + 1);
-        large[LARGE] = 7;
-        let copy = large.clone();
-        large[LARGE] = 8;
-        assert_eq!((copy.len(), copy[0], copy[LARGE]), (LARGE + 1, 0, 7));
+        let mut one = Buffer::<u8>::zeros(1001);
+        one[1000] = 7;
+        let copy = one.clone();
+        one[1000] = 8;
+        assert_eq!((copy.len(), copy[0], copy[1000]), (1001, 0, 7));
         let mut none = Buffer::<f32>::default().clone();
         assert!(none.is_empty() && none.bytes_mut().is_empty() && none.as_ptr().addr().is_multiple_of(64));
         assert!(Buffer::<f32>::try_zeros(usize::MAX).is_err());
+        assert!(Buffer::<u8>::try_zeros(usize::MAX).is_err());
+        assert!(Buffer::<u8>::try_zeros(isize::MAX as usize - 128).is_err());
     }
 }

@@ -13,9 +13,8 @@ mod store;
 pub(crate) use elem::{Cell, Elem};
 pub use store::store;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, NoMemory};
 use half::f16;
-use std::io;
 
 /// Positions in one block.
 pub const BLOCK: usize = 64;
@@ -165,7 +164,7 @@ impl KvBlock {
     ///
     /// # Errors
     /// When the memory is not to be had.
-    pub fn try_new(shape: KvShape) -> io::Result<Self> {
+    pub fn try_new(shape: KvShape) -> Result<Self, NoMemory> {
         let len = shape.layers.saturating_mul(shape.kv_heads).saturating_mul(shape.cell());
         let data = match shape.ty {
             KvType::F32 => Data::F32(Buffer::try_zeros(len)?),
