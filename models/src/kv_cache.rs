@@ -212,10 +212,14 @@ impl KvCache {
 
 /// An empty block, the `at`th of a cache.
 fn new_block(shape: KvShape, at: usize) -> Result<KvBlock> {
-    KvBlock::try_new(shape).map_err(|_| {
+    let mut block = KvBlock::try_new(shape).map_err(|_| {
         Error::new(Class::Memory, "there is no memory for more of the context")
             .at(format!("position {}", at * BLOCK))
-    })
+    })?;
+    for part in block.bytes_mut() {
+        os::large_pages(part);
+    }
+    Ok(block)
 }
 
 fn cache_bytes(shape: &KvShape, capacity: usize) -> Option<usize> {

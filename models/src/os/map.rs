@@ -82,6 +82,7 @@ impl Bytes {
             return Err(none(free.to_string()));
         }
         let mut bytes = MmapMut::map_anon(to_usize(len, path)?).map_err(|e| none(e.to_string()))?;
+        super::large_pages(&mut bytes);
         fill(&mut bytes)?;
         let map = bytes.make_read_only().map_err(|e| Error::io("protect the memory of", path, &e))?;
         Ok(Self { _guard: None, map: Some(map) })

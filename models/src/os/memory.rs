@@ -11,6 +11,16 @@ pub fn available_memory() -> Option<u64> {
     imp::available()
 }
 
+/// Asks the system to keep this memory in large pages, of 2 MiB for most machines: 512 times fewer faults when it is
+/// first written to, and fewer misses of the address cache when it is read. Only a hint, and none for so little memory
+/// that it hardly holds a large page.
+pub(crate) fn large_pages(bytes: &mut [u8]) {
+    const WORTH: usize = 4 << 20;
+    if bytes.len() >= WORTH {
+        imp::large_pages(bytes);
+    }
+}
+
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod imp {
     use std::fs::read_to_string;
@@ -24,6 +34,19 @@ mod imp {
         let free = super::meminfo(&read_to_string("/proc/meminfo").ok()?, "MemAvailable")?;
         let groups = read_to_string("/proc/self/cgroup").unwrap_or_default();
         Some(cgroup_folders(&groups).iter().filter_map(|folder| left_in(folder)).fold(free, u64::min))
+    }
+
+    pub fn large_pages(bytes: &mut [u8]) {
+        // SAFETY: asks for a number; changes nothing.
+        let Ok(page) = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }) else { return };
+        let start = bytes.as_ptr().align_offset(page);
+        let Some(len) = bytes.len().checked_sub(start) else { return };
+        // A kernel without large pages says no, and small ones do.
+        // SAFETY: whole pages inside of the slice, whose values the advice does not change. The pages at its ends, parts
+        // of which may be someone else's, are left out.
+        let _ = unsafe {
+            libc::madvise(bytes.as_mut_ptr().add(start).cast(), len / page * page, libc::MADV_HUGEPAGE)
+        };
     }
 
     /// The memory groups this process is in, innermost first, each with all of its parents.
@@ -70,6 +93,8 @@ mod imp {
         // The system compresses and drops pages on demand; the total is the only honest bound it gives.
         physical()
     }
+
+    pub fn large_pages(_bytes: &mut [u8]) {}
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "macos")))]
@@ -81,6 +106,8 @@ mod imp {
     pub fn available() -> Option<u64> {
         None
     }
+
+    pub fn large_pages(_bytes: &mut [u8]) {}
 }
 
 /// An integer that the kernel publishes by name.
@@ -118,6 +145,16 @@ mod tests {
         assert_eq!(meminfo(text, "MemAvailable"), Some(22 << 10));
         assert_eq!(meminfo(text, "Mem"), None);
         assert_eq!(meminfo("MemTotal: 5 pages", "MemTotal"), None);
+    }
+
+    #[test]
+    fn advice_changes_no_byte_and_takes_any_size() {
+        for len in [0, 1, 5 << 20] {
+            let mut bytes = vec![7; len + 1];
+            // Not at the start of a page, wherever the memory lies.
+            large_pages(&mut bytes[1..]);
+            assert!(bytes.iter().all(|&b| b == 7));
+        }
     }
 
     #[test]
