@@ -261,13 +261,6 @@ impl Gguf {
         self.parts.iter().filter_map(|part| part.fingerprint.as_ref()).try_for_each(Fingerprint::check)
     }
 
-    /// Asks the system to read all weights ahead of their use.
-    pub fn prefetch(&self) {
-        for part in &self.parts {
-            part.bytes.prefetch();
-        }
-    }
-
     fn view<'a>(&'a self, info: &'a Info) -> Tensor<'a> {
         let data = &self.parts[info.part as usize].bytes[info.start..][..info.bytes];
         Tensor { name: &info.name, ty: info.ty, shape: &info.shape, data }

@@ -36,6 +36,13 @@ impl Bytes {
         // everything that decides sizes and offsets was copied out beforehand.
         let map = unsafe { memmap2::MmapOptions::new().len(len).map(file) }
             .map_err(|e| Error::io("map", path, &e))?;
+        // What is not in the page cache yet is then read in large pages where the file system has them (ext4 and XFS of
+        // recent kernels), and stays so for later processes: fewer faults, and fewer misses of the address cache.
+        #[cfg(target_os = "linux")]
+        if len >= super::LARGE {
+            // A hint: a kernel without large pages says no, and small ones do.
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
         let guard = fault::watch(&map, path).ok_or_else(|| {
             Error::new(Class::Memory, "too many files are mapped")
                 .in_file(path)
@@ -86,15 +93,6 @@ impl Bytes {
         fill(&mut bytes)?;
         let map = bytes.make_read_only().map_err(|e| Error::io("protect the memory of", path, &e))?;
         Ok(Self { _guard: None, map: Some(map) })
-    }
-
-    /// Asks the system to read the file ahead of use; no more than a hint.
-    pub fn prefetch(&self) {
-        #[cfg(unix)]
-        if let Some(map) = &self.map {
-            // A refusal costs only speed.
-            let _ = map.advise(memmap2::Advice::WillNeed);
-        }
     }
 }
 

@@ -11,12 +11,13 @@ pub fn available_memory() -> Option<u64> {
     imp::available()
 }
 
+/// Less memory hardly holds a large page.
+pub(super) const LARGE: usize = 4 << 20;
+
 /// Asks the system to keep this memory in large pages, of 2 MiB for most machines: 512 times fewer faults when it is
-/// first written to, and fewer misses of the address cache when it is read. Only a hint, and none for so little memory
-/// that it hardly holds a large page.
+/// first written to, and fewer misses of the address cache when it is read. Only a hint, and none for less than [`LARGE`].
 pub(crate) fn large_pages(bytes: &mut [u8]) {
-    const WORTH: usize = 4 << 20;
-    if bytes.len() >= WORTH {
+    if bytes.len() >= LARGE {
         imp::large_pages(bytes);
     }
 }
