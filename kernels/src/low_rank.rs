@@ -11,7 +11,10 @@ use std::sync::Arc;
 
 /// Outputs are packed in whole blocks of this many.
 const BLOCK: usize = 32;
-/// The factors of one delta of rank r on a matrix of `rows` outputs and `cols` inputs, packed.
+
+/// The factors of one delta of rank r on a matrix of `rows` outputs and `cols` inputs, packed. Clones share the values;
+/// all else lies beside the scale of a [`LowRank`], since each place in memory that must be looked up for it costs a
+/// token as much time as some rows.
 #[derive(Clone)]
 pub struct Factors {
     ty: TensorType,
@@ -19,10 +22,10 @@ pub struct Factors {
     rows: usize,
     cols: usize,
     /// A: `[rank][cols]`.
-    a: Vec<u8>,
+    a: Arc<[u8]>,
     /// B: `[block of rows][rank][BLOCK]`, zeros beyond the last row. Of q8_0 a block begins with the f16 scales of its
     /// ranks, and zeros up to a multiple of 16.
-    b: Vec<u8>,
+    b: Arc<[u8]>,
     /// Bytes of a block of B.
     b_block: usize,
 }
@@ -75,7 +78,7 @@ impl Factors {
             }
         }
         let b_block = packed_b.len() / rows.div_ceil(BLOCK).max(1);
-        Ok(Self { ty, rank, rows, cols, a: packed_a, b: packed_b, b_block })
+        Ok(Self { ty, rank, rows, cols, a: packed_a.into(), b: packed_b.into(), b_block })
     }
 
     /// Type of the packed values.
@@ -123,7 +126,7 @@ impl Factors {
 #[derive(Clone)]
 pub struct LowRank {
     /// The packed factors.
-    pub factors: Arc<Factors>,
+    pub factors: Factors,
     /// s: the user's scale times the adapter's own.
     pub scale: f32,
     /// DoRA: g of each row of the delta; y becomes g ∘ (y + s·B·A·x). Such a delta must come first.
@@ -198,7 +201,7 @@ impl<'a, T: Fn(usize) -> &'a [f32]> Apply<'a, T> {
         }
         let row = self.sum.first_row + self.row + at;
         for (i, delta) in self.sum.deltas.iter().enumerate() {
-            let factors = &*delta.factors;
+            let factors = &delta.factors;
             let b = factors.b_rows(row, BLOCK);
             let t = &(self.t)(i)[token * factors.t_len()..][..N * factors.t_len()];
             acc = match factors.ty {
@@ -346,7 +349,7 @@ mod tests {
     fn check(ty: TensorType, tolerance: f64, gain: bool) {
         let (rank, cols, rows, tokens) = (5, 64, 150, 11);
         let (a, b) = (values(rank * cols, 1), values(rows * rank, 2));
-        let factors = Arc::new(Factors::pack(ty, rank, cols, rows, &a, &b).unwrap());
+        let factors = Factors::pack(ty, rank, cols, rows, &a, &b).unwrap();
         let (t, y, g) = (padded(tokens, rank, 3), values(tokens * 64, 4), values(rows, 5));
         let (first_row, row, tile_rows, stride) = (64, 32, 54, 64);
         for isa in Isa::available() {
@@ -398,7 +401,7 @@ mod tests {
     }
 
     /// Two products with two deltas each on `weights`; returns their outputs side by side.
-    fn stacked(team: &Team, w: Matrix, packed: &[Arc<Factors>; 2], gain: &[f32], x: &[f32]) -> Vec<f32> {
+    fn stacked(team: &Team, w: Matrix, packed: &[Factors; 2], gain: &[f32], x: &[f32]) -> Vec<f32> {
         let (rows, cols) = (w.rows(), w.cols());
         let n = x.len() / cols;
         let mut acts = Acts::new(n, cols);
@@ -428,9 +431,8 @@ mod tests {
         let bytes: Vec<u8> = w.iter().flat_map(|v| v.to_le_bytes()).collect();
         let matrix = Matrix::new(TensorType::F32, rows, cols, &bytes).unwrap();
         let factors = [(3, 4), (5, 6)].map(|(a, b)| (values(4 * cols, a), values(rows * 4, b)));
-        let packed = factors
-            .each_ref()
-            .map(|(a, b)| Arc::new(Factors::pack(TensorType::F32, 4, cols, rows, a, b).unwrap()));
+        let packed =
+            factors.each_ref().map(|(a, b)| Factors::pack(TensorType::F32, 4, cols, rows, a, b).unwrap());
         let (gain, bias) = (values(rows, 8), values(rows, 9));
         let dot =
             |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
@@ -477,7 +479,7 @@ mod tests {
         for ty in [TensorType::Q8_0, TensorType::F16] {
             let pack = |seed, rank| {
                 let (a, b) = (values(rank * cols, seed), values(rows * rank, seed + 1));
-                Arc::new(Factors::pack(ty, rank, cols, rows, &a, &b).unwrap())
+                Factors::pack(ty, rank, cols, rows, &a, &b).unwrap()
             };
             let packed = [pack(3, 4), pack(5, 37)];
             for isa in Isa::available() {
@@ -503,7 +505,7 @@ mod tests {
     #[test]
     fn one_token_and_many_give_the_same_bits() {
         let factors = Factors::pack(TensorType::F16, 4, 32, 64, &values(128, 1), &values(256, 2)).unwrap();
-        let deltas = &[LowRank { factors: Arc::new(factors), scale: 1.0, gain: None }];
+        let deltas = &[LowRank { factors, scale: 1.0, gain: None }];
         let sum = LowRankSum { deltas, first_row: 0 };
         let (t, y) = (padded(9, 4, 3), values(9 * 64, 4));
         for isa in Isa::available() {

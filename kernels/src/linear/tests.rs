@@ -2,7 +2,6 @@ use super::*;
 use crate::format::{Quantised, as_blocks, decode_row, random_row, with_quantised};
 use crate::isa::{Isa, Scalar};
 use crate::low_rank::{Factors, LowRank};
-use std::sync::Arc;
 
 /// A small generator (splitmix64).
 fn rng(mut state: u64) -> impl FnMut() -> u64 {
@@ -255,7 +254,7 @@ fn gated_products_are_the_same_alone_and_in_a_batch() {
     };
     let rank = 3;
     let (a, b) = (factor(1, rank * cols), factor(2, rows * rank));
-    let factors = Arc::new(Factors::pack(TensorType::Q8_0, rank, cols, rows, &a, &b).unwrap());
+    let factors = Factors::pack(TensorType::Q8_0, rank, cols, rows, &a, &b).unwrap();
     let gain: Vec<f32> = (0..rows).map(|i| 1.0 + i as f32 / 1000.0).collect();
     let deltas = &[LowRank { factors, scale: 0.7, gain: Some(gain) }];
     let sum = LowRankSum { deltas, first_row: 0 };

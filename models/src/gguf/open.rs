@@ -65,6 +65,13 @@ struct Info {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TensorId(u32);
 
+impl TensorId {
+    /// Its place among the tensors of its file.
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// A tensor where it lies in the file.
 #[derive(Clone, Copy, Debug)]
 pub struct Tensor<'a> {

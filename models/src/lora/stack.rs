@@ -1,5 +1,6 @@
 //! A stack of adapters on one model: any number, each with a scale, in an order that does not matter.
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use lapwing_kernels::TensorType;
@@ -28,7 +29,7 @@ pub struct Fitted {
 }
 
 struct Packed {
-    factors: Arc<Factors>,
+    factors: Factors,
     scale: f32,
     dora: Option<Dora>,
 }
@@ -94,7 +95,7 @@ impl Fitted {
             let factors = Factors::pack(ty, delta.rank, delta.a.cols, delta.b.rows, &a, &b)
                 .map_err(|e| Error::new(Class::Usage, format!("factors cannot be kept as {ty}: {e}")))?;
             let tensor = base.target_tensor(target).ok_or_else(missing)?;
-            linear.insert(tensor, Packed { factors: Arc::new(factors), scale: delta.scale, dora });
+            linear.insert(tensor, Packed { factors, scale: delta.scale, dora });
         }
         Ok(Self { adapter, ty, linear, embedding })
     }
@@ -201,16 +202,23 @@ impl Stack {
     /// Everything that the forward pass needs of the stack, looked up once for a change.
     pub fn resolve(&self) -> Resolved {
         let mut resolved = Resolved::default();
+        let mut linear: BTreeMap<TensorId, Vec<LowRank>> = BTreeMap::new();
         for entry in self.active() {
             for (tensor, packed) in &entry.fitted.linear {
                 let scale = packed.scale * entry.scale;
                 let gain = packed.dora.as_ref().map(|d| d.gain(scale));
-                let delta = LowRank { factors: Arc::clone(&packed.factors), scale, gain };
-                resolved.linear.entry(*tensor).or_default().push(delta);
+                let delta = LowRank { factors: packed.factors.clone(), scale, gain };
+                linear.entry(*tensor).or_default().push(delta);
             }
             if let Some(e) = &entry.fitted.embedding {
                 resolved.embedding.push((Arc::clone(&entry.fitted), e.scale * entry.scale));
             }
+        }
+        for (tensor, deltas) in linear {
+            let first = resolved.deltas.len();
+            resolved.deltas.extend(deltas);
+            resolved.of_tensor.resize(tensor.index() + 1, 0..0);
+            resolved.of_tensor[tensor.index()] = first..resolved.deltas.len();
         }
         resolved
     }
@@ -229,20 +237,23 @@ pub fn check_scale(scale: f32) -> Result<()> {
 /// A stack as the forward pass reads it: for the tensor of each product the deltas in the order of summation.
 #[derive(Default)]
 pub struct Resolved {
-    linear: HashMap<TensorId, Vec<LowRank>>,
+    /// In the order of the tensors.
+    deltas: Vec<LowRank>,
+    /// Which of them belong to a tensor, by its index.
+    of_tensor: Vec<Range<usize>>,
     embedding: Vec<(Arc<Fitted>, f32)>,
 }
 
 impl Resolved {
     /// Whether nothing is added anywhere.
     pub fn is_empty(&self) -> bool {
-        self.linear.is_empty() && self.embedding.is_empty()
+        self.deltas.is_empty() && self.embedding.is_empty()
     }
 
     /// The deltas on `weights`, in the order of summation.
     pub(crate) fn of(&self, weights: &Linear) -> LowRankSum<'_> {
-        let deltas = self.linear.get(&weights.tensor()).map_or(&[][..], Vec::as_slice);
-        LowRankSum { deltas, first_row: weights.first_row() }
+        let mine = self.of_tensor.get(weights.tensor().index()).cloned().unwrap_or_default();
+        LowRankSum { deltas: &self.deltas[mine], first_row: weights.first_row() }
     }
 
     /// Adds the deltas of the embedding of `token` to its row `x` (`[width]`).
