@@ -126,7 +126,7 @@ impl Session {
             if let Some(constraint) = constraint.as_mut().filter(|_| !ends && !closing)
                 && !constraint.accept(id, room - 1)?
             {
-                known = constraint.ending().unwrap_or_default().into();
+                known = constraint.ending(room).unwrap_or_default().into();
                 closing = true;
                 continue;
             }

@@ -108,7 +108,7 @@ impl Grammar {
         let constraint = Constraint { closer, asked, last: None, mask: Vec::new() };
         // A token has at least one byte: short endings need not be counted.
         if constraint.closer.plan().is_some_and(|plan| plan.len() > room) {
-            let needed = constraint.ending().map_or(0, |ids| ids.len());
+            let needed = constraint.ending(room).map_or(0, |ids| ids.len());
             if needed > room {
                 return Err(Error::new(Class::Usage, "there is no room for any answer of this form")
                     .expected_got(format!("at least {needed} tokens"), format!("room for {room}"))
@@ -168,7 +168,7 @@ impl Constraint {
     pub fn accept(&mut self, id: u32, room: usize) -> Result<bool> {
         let vocabulary = self.asked.vocabulary.clone();
         let fits =
-            |plan: &[u8]| plan.len() <= room || vocabulary.greedy(plan).is_some_and(|ids| ids.len() <= room);
+            |plan: &[u8]| plan.len() <= room || vocabulary.within(plan, room).is_some_and(|ids| ids.len() <= room);
         let accepted = self.closer.push(vocabulary.bytes(id), fits).map_err(failed)?;
         if accepted {
             self.last = Some(id);
@@ -208,9 +208,10 @@ impl Constraint {
         self.closer.is_complete()
     }
 
-    /// Tokens that bring the answer to an end from here, if a way is known.
-    pub fn ending(&self) -> Option<Vec<u32>> {
-        self.asked.vocabulary.greedy(self.closer.plan()?)
+    /// Tokens that bring the answer to an end from here, within `room` after [`Constraint::accept`] said so, if a way is
+    /// known.
+    pub fn ending(&self, room: usize) -> Option<Vec<u32>> {
+        self.asked.vocabulary.within(self.closer.plan()?, room)
     }
 }
 

@@ -127,6 +127,12 @@ impl Vocabulary {
         same.then_some(ids)
     }
 
+    /// Tokens of `bytes`, no more than `room` if that is found to be possible: as the tokeniser has them, which takes no
+    /// order of tokens, or each as long as may be.
+    pub(super) fn within(&self, bytes: &[u8], room: usize) -> Option<Vec<u32>> {
+        self.tokens(bytes).filter(|ids| ids.len() <= room).or_else(|| self.greedy(bytes))
+    }
+
     /// The mask of the tokens that the grammar allows where the bytes `forced` must come next, which it was given.
     fn mask(&self, grammar: &mut ParserRecognizer<'_>, forced: &[u8]) -> Vec<u32> {
         let mut mask = vec![0; self.plain.len()];
