@@ -167,8 +167,9 @@ impl Constraint {
     /// When the token is none of those allowed, or as for [`Constraint::mask`].
     pub fn accept(&mut self, id: u32, room: usize) -> Result<bool> {
         let vocabulary = self.asked.vocabulary.clone();
-        let fits =
-            |plan: &[u8]| plan.len() <= room || vocabulary.within(plan, room).is_some_and(|ids| ids.len() <= room);
+        let fits = |plan: &[u8]| {
+            plan.len() <= room || vocabulary.within(plan, room).is_some_and(|ids| ids.len() <= room)
+        };
         let accepted = self.closer.push(vocabulary.bytes(id), fits).map_err(failed)?;
         if accepted {
             self.last = Some(id);
