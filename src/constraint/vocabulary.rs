@@ -52,20 +52,21 @@ impl Vocabulary {
             longest: 0,
         };
         for id in 0..n_vocab as u32 {
+            let start = all.data.len();
             if is_text(tokenizer, id) {
-                let bytes = tokenizer.token_bytes(id);
-                // Bytes that are in no text; by the last of them llguidance means something of its own.
-                if let Some(&first) =
-                    bytes.first().filter(|_| !bytes.contains(&TokTrie::SPECIAL_TOKEN_MARKER))
-                {
-                    let plain = is_plain(&bytes);
-                    all.orders[usize::from(!plain)][usize::from(first)].ids.push(id);
-                    if plain {
-                        allow(&mut all.plain, id);
-                    }
-                    all.longest = all.longest.max(bytes.len());
-                    all.data.extend_from_slice(&bytes);
+                tokenizer.push_token_bytes(id, &mut all.data);
+            }
+            let bytes = &all.data[start..];
+            if bytes.contains(&TokTrie::SPECIAL_TOKEN_MARKER) {
+                // In no text; llguidance means something of its own by it.
+                all.data.truncate(start);
+            } else if let Some(&first) = bytes.first() {
+                let plain = is_plain(bytes);
+                all.orders[usize::from(!plain)][usize::from(first)].ids.push(id);
+                if plain {
+                    allow(&mut all.plain, id);
                 }
+                all.longest = all.longest.max(bytes.len());
             }
             all.starts.push(all.data.len());
         }
@@ -223,7 +224,7 @@ fn is_text(tokenizer: &Tokenizer, id: u32) -> bool {
 
 fn is_plain(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| !matches!(byte, b'"' | b'\\' | 0..=0x1f | 0x7f))
-        && std::str::from_utf8(bytes).is_ok()
+        && (bytes.is_ascii() || std::str::from_utf8(bytes).is_ok())
 }
 
 pub(super) fn allow(mask: &mut [u32], id: u32) {

@@ -31,6 +31,14 @@ impl Tokenizer {
         }
     }
 
+    /// Appends what [`Tokenizer::token_bytes`] gives.
+    pub fn push_token_bytes(&self, id: u32, out: &mut Vec<u8>) {
+        match &self.scheme {
+            Scheme::Bpe(_) if self.vocab.is(id, kind::NORMAL) => byte_level::decode(self.vocab.text(id), out),
+            _ => out.extend_from_slice(&self.token_bytes(id)),
+        }
+    }
+
     /// The text of `ids`, without control and unknown tokens; bytes that form no character become U+FFFD.
     /// The space that SentencePiece-style encoding put in front of a text is taken away again.
     pub fn decode(&self, ids: &[u32]) -> String {

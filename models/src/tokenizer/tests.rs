@@ -381,5 +381,8 @@ proptest! {
         streamed += &decoder.finish();
         let bytes: Vec<u8> = ids.iter().flat_map(|&id| tokenizer.token_bytes(id).into_owned()).collect();
         prop_assert_eq!(streamed, String::from_utf8_lossy(&bytes));
+        let mut pushed = Vec::new();
+        ids.iter().for_each(|&id| tokenizer.push_token_bytes(id, &mut pushed));
+        prop_assert_eq!(pushed, bytes);
     }
 }
