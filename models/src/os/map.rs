@@ -38,11 +38,7 @@ impl Bytes {
             .map_err(|e| Error::io("map", path, &e))?;
         // What is not in the page cache yet is then read in large pages where the file system has them (ext4 and XFS of
         // recent kernels), and stays so for later processes: fewer faults, and fewer misses of the address cache.
-        #[cfg(target_os = "linux")]
-        if len >= super::LARGE {
-            // A hint: a kernel without large pages says no, and small ones do.
-            let _ = map.advise(memmap2::Advice::HugePage);
-        }
+        super::large_pages(&map);
         let guard = fault::watch(&map, path).ok_or_else(|| {
             Error::new(Class::Memory, "too many files are mapped")
                 .in_file(path)
@@ -89,7 +85,7 @@ impl Bytes {
             return Err(none(free.to_string()));
         }
         let mut bytes = MmapMut::map_anon(to_usize(len, path)?).map_err(|e| none(e.to_string()))?;
-        super::large_pages(&mut bytes);
+        super::large_pages(&bytes);
         fill(&mut bytes)?;
         let map = bytes.make_read_only().map_err(|e| Error::io("protect the memory of", path, &e))?;
         Ok(Self { _guard: None, map: Some(map) })

@@ -11,12 +11,11 @@ pub fn available_memory() -> Option<u64> {
     imp::available()
 }
 
-/// Less memory hardly holds a large page.
-pub(super) const LARGE: usize = 4 << 20;
-
 /// Asks the system to keep this memory in large pages, of 2 MiB for most machines: 512 times fewer faults when it is
-/// first written to, and fewer misses of the address cache when it is read. Only a hint, and none for less than [`LARGE`].
-pub(crate) fn large_pages(bytes: &mut [u8]) {
+/// first written to, and fewer misses of the address cache when it is read. Only a hint, and none for so little memory
+/// that it hardly holds a large page.
+pub(crate) fn large_pages(bytes: &[u8]) {
+    const LARGE: usize = 4 << 20;
     if bytes.len() >= LARGE {
         imp::large_pages(bytes);
     }
@@ -37,7 +36,7 @@ mod imp {
         Some(cgroup_folders(&groups).iter().filter_map(|folder| left_in(folder)).fold(free, u64::min))
     }
 
-    pub fn large_pages(bytes: &mut [u8]) {
+    pub fn large_pages(bytes: &[u8]) {
         // SAFETY: asks for a number; changes nothing.
         let Ok(page) = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }) else { return };
         let start = bytes.as_ptr().align_offset(page);
@@ -46,7 +45,7 @@ mod imp {
         // SAFETY: whole pages inside of the slice, whose values the advice does not change. The pages at its ends, parts
         // of which may be someone else's, are left out.
         let _ = unsafe {
-            libc::madvise(bytes.as_mut_ptr().add(start).cast(), len / page * page, libc::MADV_HUGEPAGE)
+            libc::madvise(bytes.as_ptr().add(start).cast_mut().cast(), len / page * page, libc::MADV_HUGEPAGE)
         };
     }
 
@@ -95,7 +94,7 @@ mod imp {
         physical()
     }
 
-    pub fn large_pages(_bytes: &mut [u8]) {}
+    pub fn large_pages(_bytes: &[u8]) {}
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "macos")))]
@@ -108,7 +107,7 @@ mod imp {
         None
     }
 
-    pub fn large_pages(_bytes: &mut [u8]) {}
+    pub fn large_pages(_bytes: &[u8]) {}
 }
 
 /// An integer that the kernel publishes by name.
@@ -151,9 +150,9 @@ mod tests {
     #[test]
     fn advice_changes_no_byte_and_takes_any_size() {
         for len in [0, 1, 5 << 20] {
-            let mut bytes = vec![7; len + 1];
+            let bytes = vec![7; len + 1];
             // Not at the start of a page, wherever the memory lies.
-            large_pages(&mut bytes[1..]);
+            large_pages(&bytes[1..]);
             assert!(bytes.iter().all(|&b| b == 7));
         }
     }

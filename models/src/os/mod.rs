@@ -11,7 +11,6 @@ pub use cpu_name::cpu_name;
 pub use cpus::default_threads;
 pub use fault::faults_as_json;
 pub use map::{Bytes, Fingerprint};
-use memory::LARGE;
 pub(crate) use memory::large_pages;
 pub use memory::{available_memory, physical_memory};
 pub use read::read_exact_at;
