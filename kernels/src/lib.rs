@@ -26,4 +26,4 @@ pub mod team;
 #[cfg(test)]
 mod testing;
 
-pub use format::{EncodeError, TensorType, decode_row, encode_row, random_row};
+pub use format::{EncodeError, TensorType, decode_row, encode_row, not_finite, random_row};

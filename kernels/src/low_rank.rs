@@ -49,32 +49,28 @@ impl Factors {
     ) -> Result<Self, EncodeError> {
         assert_eq!((a.len(), b.len()), (rank * cols, rows * rank), "factors have the shape that is stated");
         let ty = if cols.is_multiple_of(ty.block_len()) { ty } else { TensorType::F16 };
-        let encode = |values: &[f32], bytes: &mut Vec<u8>| {
-            let at = bytes.len();
-            bytes.resize(at + values.len() / ty.block_len() * ty.block_bytes(), 0);
-            encode_row(ty, values, &mut bytes[at..])
+        let encode = |values: &[f32]| {
+            let mut bytes = vec![0; values.len() / ty.block_len() * ty.block_bytes()];
+            encode_row(ty, values, &mut bytes).map(|()| bytes)
         };
-        let (mut packed_a, mut packed_b) = (Vec::new(), Vec::new());
-        for row in a.chunks_exact(cols) {
-            encode(row, &mut packed_a)?;
-        }
-        for rows in b.chunks(BLOCK * rank) {
-            let mut block = Vec::new();
-            for j in 0..rank {
-                let mut column = [0.0; BLOCK];
-                for (to, row) in column.iter_mut().zip(rows.chunks_exact(rank)) {
-                    *to = row[j];
+        let packed_a = encode(a)?;
+        // Each block of rows transposed, `[rank][BLOCK]`.
+        let mut columns = vec![0.0; rows.div_ceil(BLOCK) * rank * BLOCK];
+        for (block, rows) in columns.chunks_exact_mut(rank * BLOCK).zip(b.chunks(BLOCK * rank)) {
+            for (i, row) in rows.chunks_exact(rank).enumerate() {
+                for (j, value) in row.iter().enumerate() {
+                    block[j * BLOCK + i] = *value;
                 }
-                encode(&column, &mut block)?;
             }
-            if ty == TensorType::Q8_0 {
-                let (scales, quants): (Vec<_>, Vec<_>) =
-                    block.chunks_exact(2 + BLOCK).map(|rank| rank.split_at(2)).unzip();
-                packed_b.extend(scales.concat());
+        }
+        let mut packed_b = encode(&columns)?;
+        if ty == TensorType::Q8_0 {
+            let encoded = std::mem::take(&mut packed_b);
+            for block in encoded.chunks_exact(rank * ty.block_bytes()) {
+                let ranks = || block.chunks_exact(ty.block_bytes()).map(|rank| rank.split_at(2));
+                ranks().for_each(|(scale, _)| packed_b.extend_from_slice(scale));
                 packed_b.resize(packed_b.len() + 2 * (rank.next_multiple_of(16) - rank), 0);
-                packed_b.extend(quants.concat());
-            } else {
-                packed_b.extend(block);
+                ranks().for_each(|(_, quants)| packed_b.extend_from_slice(quants));
             }
         }
         let b_block = packed_b.len() / rows.div_ceil(BLOCK).max(1);

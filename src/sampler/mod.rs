@@ -79,7 +79,7 @@ impl Vocab for lapwing_models::tokenizer::Tokenizer {
     }
 
     fn bytes(&self, id: u32) -> Vec<u8> {
-        self.token_bytes(id).into_owned()
+        self.token_bytes(id)
     }
 }
 

@@ -7,10 +7,22 @@ const ROUND: f32 = 12_582_912.0;
 /// Nearest integer to `v`, held in `lo..=hi`.
 #[inline(always)]
 pub(super) fn nearest(v: f32, lo: f32, hi: f32) -> f32 {
+    shifted(v, lo, hi) - ROUND
+}
+
+/// As [`nearest`]. A cast would not vectorise.
+#[inline(always)]
+pub(super) fn nearest_int(v: f32, lo: f32, hi: f32) -> i32 {
+    // From ROUND on, the floats are the integers.
+    shifted(v, lo, hi).to_bits() as i32 - ROUND.to_bits() as i32
+}
+
+#[inline(always)]
+fn shifted(v: f32, lo: f32, hi: f32) -> f32 {
     // Held first: the trick is for |v| < 2^22 only. Written out, this is one instruction each; `clamp` is more.
     let v = if v > lo { v } else { lo };
     let v = if v < hi { v } else { hi };
-    (v + ROUND) - ROUND
+    v + ROUND
 }
 
 /// Σ f(x) for the `K` functions that `f` computes, in eight chains each, which a compiler can turn into vectors.

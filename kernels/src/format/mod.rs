@@ -106,6 +106,13 @@ impl<F: Format> Op for Decode<'_, F> {
     }
 }
 
+/// Where the first value is that is infinite or NaN.
+pub fn not_finite(values: &[f32]) -> Option<usize> {
+    // Looking at all of them vectorises, stopping at the first does not.
+    let any = values.iter().fold(false, |any, v| any | !v.is_finite());
+    if any { values.iter().position(|v| !v.is_finite()) } else { None }
+}
+
 /// Encodes a row of values into `dst`, which holds `ty.row_bytes(values.len())` bytes. f16 and bf16 round to nearest
 /// even; quantised blocks minimise the squared error, and hold values beyond the range of their f16 scale at its limit.
 ///
@@ -117,7 +124,7 @@ pub fn encode_row(ty: TensorType, values: &[f32], dst: &mut [u8]) -> Result<(), 
         return Err(EncodeError::Length { ty, values: values.len(), bytes: dst.len() });
     }
     if ty.is_quantised()
-        && let Some(index) = values.iter().position(|v| !v.is_finite())
+        && let Some(index) = not_finite(values)
     {
         return Err(EncodeError::NotFinite { index });
     }

@@ -66,7 +66,7 @@ fn encode(x: &[f32]) -> Q4_0 {
 #[inline(always)]
 pub(super) fn quants<const N: usize>(x: &[f32; N], d: f32, m: f32, lo: f32, hi: f32) -> [i32; N] {
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-    x.map(|v| fit::nearest((v - m) * inverse, lo, hi) as i32)
+    x.map(|v| fit::nearest_int((v - m) * inverse, lo, hi))
 }
 
 /// The 32 nibbles of 16 bytes: the low ones, then the high ones.

@@ -59,7 +59,8 @@ impl Quantised for Q8_0 {
 #[inline(always)]
 fn encode(x: &[f32]) -> Q8_0 {
     let x: &[f32; 32] = x.try_into().expect("a block of 32");
-    let amax = x.iter().fold(0.0f32, |max, v| max.max(v.abs()));
+    // As bits, which vectorise: finite magnitudes have the order of their bits.
+    let amax = f32::from_bits(x.iter().fold(0, |max, v| max.max(v.abs().to_bits())));
     let d = f16_bytes(amax / 127.0);
     Q8_0 { d, qs: quants(x, f16_value(d), 0.0, -128.0, 127.0).map(|q| q as u8) }
 }

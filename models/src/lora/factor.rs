@@ -2,7 +2,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use half::{bf16, f16};
+use lapwing_kernels::{TensorType, decode_row, not_finite};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
@@ -135,28 +135,26 @@ impl Factor {
 
     fn stored(&self) -> Vec<f32> {
         let raw = self.raw();
+        let row = |ty| {
+            let mut out = vec![0.0; self.rows * self.cols];
+            decode_row(ty, raw, &mut out);
+            out
+        };
         match self.dtype {
             Dtype::F64 => raw.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
-            Dtype::F32 => raw.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            Dtype::F16 => raw.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-            Dtype::Bf16 => raw.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+            Dtype::F32 => row(TensorType::F32),
+            Dtype::F16 => row(TensorType::F16),
+            Dtype::Bf16 => row(TensorType::Bf16),
             Dtype::F8E4M3 => raw.iter().map(|b| f8(*b, 3, 7, true)).collect(),
             Dtype::F8E5M2 => raw.iter().map(|b| f8(*b, 2, 15, false)).collect(),
-            Dtype::Q8_0 => {
-                let mut out = Vec::with_capacity(raw.len() / 34 * 32);
-                for block in raw.as_chunks::<34>().0 {
-                    let d = f16::from_le_bytes([block[0], block[1]]).to_f32();
-                    out.extend(block[2..].iter().map(|q| d * f32::from(*q as i8)));
-                }
-                out
-            }
+            Dtype::Q8_0 => row(TensorType::Q8_0),
         }
     }
 
     /// # Errors
     /// The first value that is not a finite f32, with its position.
     pub fn check_finite(&self) -> Result<()> {
-        match self.stored().iter().position(|v| !v.is_finite()) {
+        match not_finite(&self.stored()) {
             None => Ok(()),
             Some(at) => Err(Error::bad_file("the adapter holds a value that is not a finite number")
                 .expected_got("finite numbers", format!("another at element {at}"))),
@@ -195,6 +193,8 @@ fn f8(byte: u8, mantissa: u32, bias: i32, finite_only: bool) -> f32 {
 mod tests {
     use std::io::Write;
     use std::path::Path;
+
+    use half::{bf16, f16};
 
     use super::*;
 

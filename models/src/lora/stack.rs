@@ -1,7 +1,7 @@
 //! A stack of adapters on one model: any number, each with a scale, in an order that does not matter.
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use lapwing_kernels::TensorType;
 use lapwing_kernels::low_rank::{Factors, LowRank, LowRankSum};
@@ -78,22 +78,34 @@ impl Fitted {
     /// The adapter does not fit the model.
     pub(super) fn new(adapter: Adapter, base: &Model, ty: TensorType, team: &Team) -> Result<Self> {
         adapter.check_fits(base)?;
+        let deltas: Vec<_> = adapter.deltas.iter().collect();
+        // The time to load an adapter is that of packing it, which the threads do together.
+        let packed: Vec<OnceLock<_>> = deltas.iter().map(|_| OnceLock::new()).collect();
+        team.for_each(deltas.len(), |i| {
+            let (target, delta) = deltas[i];
+            if !Delta::is_embedding(target) {
+                let (a, b) = (delta.a.to_f32(), delta.b_in_base_order(target, base));
+                packed[i].get_or_init(|| Factors::pack(ty, delta.rank, delta.a.cols, delta.b.rows, &a, &b));
+            }
+        });
         let (mut linear, mut embedding) = (HashMap::new(), None);
-        for (target, delta) in &adapter.deltas {
-            let (a, b) = (delta.a.to_f32(), delta.b_in_base_order(target, base));
-            if Delta::is_embedding(target) {
+        for ((target, delta), packed) in deltas.into_iter().zip(packed) {
+            let values = || (delta.a.to_f32(), delta.b_in_base_order(target, base));
+            let Some(factors) = packed.into_inner() else {
+                let (a, b) = values();
                 let b = transposed(&b, delta.rank);
                 embedding = Some(Embedding { rank: delta.rank, scale: delta.scale, a, b });
                 continue;
-            }
+            };
+            let factors = factors
+                .map_err(|e| Error::new(Class::Usage, format!("factors cannot be kept as {ty}: {e}")))?;
             let missing =
                 || Error::bad_file("the model has no such tensor").in_file(&adapter.path).at(target);
-            let dora = match delta.magnitude_in_base_order(target, base) {
-                Some(m) => Some(Dora::new(team, base.target_matrix(target).ok_or_else(missing)?, &a, &b, m)),
-                None => None,
-            };
-            let factors = Factors::pack(ty, delta.rank, delta.a.cols, delta.b.rows, &a, &b)
-                .map_err(|e| Error::new(Class::Usage, format!("factors cannot be kept as {ty}: {e}")))?;
+            let mut dora = None;
+            if let Some(m) = delta.magnitude_in_base_order(target, base) {
+                let (a, b) = values();
+                dora = Some(Dora::new(team, base.target_matrix(target).ok_or_else(missing)?, &a, &b, m));
+            }
             let tensor = base.target_tensor(target).ok_or_else(missing)?;
             linear.insert(tensor, Packed { factors, scale: delta.scale, dora });
         }

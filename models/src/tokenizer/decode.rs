@@ -1,41 +1,28 @@
 //! From tokens back to text, a piece at a time.
-use std::borrow::Cow;
-
 use super::vocab::kind;
 use super::{Scheme, Tokenizer, byte_level, spm};
 
 impl Tokenizer {
     /// The bytes that a token stands for in text: control tokens give their own text, reserved ones and ids
     /// beyond the vocabulary give nothing. A token may hold part of a character.
-    pub fn token_bytes(&self, id: u32) -> Cow<'_, [u8]> {
-        let text = self.vocab.text(id);
-        if self.vocab.is(id, kind::CONTROL | kind::UNKNOWN | kind::USER_DEFINED) {
-            return Cow::Borrowed(text.as_bytes());
-        }
-        if self.vocab.is(id, kind::BYTE) {
-            return self.vocab.byte(id).map_or(Cow::Borrowed(&[]), |byte| Cow::Owned(vec![byte]));
-        }
-        if !self.vocab.is(id, kind::NORMAL) {
-            return Cow::Borrowed(&[]);
-        }
-        match &self.scheme {
-            Scheme::Bpe(_) => {
-                let mut bytes = Vec::with_capacity(text.len());
-                byte_level::decode(text, &mut bytes);
-                Cow::Owned(bytes)
-            }
-            Scheme::Spm { .. } if text.contains(spm::SPACE) => {
-                Cow::Owned(text.replace(spm::SPACE, " ").into_bytes())
-            }
-            Scheme::Spm { .. } => Cow::Borrowed(text.as_bytes()),
-        }
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.push_token_bytes(id, &mut bytes);
+        bytes
     }
 
     /// Appends what [`Tokenizer::token_bytes`] gives.
     pub fn push_token_bytes(&self, id: u32, out: &mut Vec<u8>) {
-        match &self.scheme {
-            Scheme::Bpe(_) if self.vocab.is(id, kind::NORMAL) => byte_level::decode(self.vocab.text(id), out),
-            _ => out.extend_from_slice(&self.token_bytes(id)),
+        let (text, is) = (self.vocab.text(id), |kinds| self.vocab.is(id, kinds));
+        if is(kind::CONTROL | kind::UNKNOWN | kind::USER_DEFINED) {
+            out.extend_from_slice(text.as_bytes());
+        } else if is(kind::BYTE) {
+            out.extend(self.vocab.byte(id));
+        } else if is(kind::NORMAL) {
+            match &self.scheme {
+                Scheme::Bpe(_) => byte_level::decode(text, out),
+                Scheme::Spm { .. } => out.extend_from_slice(text.replace(spm::SPACE, " ").as_bytes()),
+            }
         }
     }
 
@@ -85,13 +72,14 @@ impl<'t> StreamDecoder<'t> {
         if !self.show_special && self.tokenizer.vocab.is(id, kind::CONTROL | kind::UNKNOWN) {
             return String::new();
         }
-        let bytes = self.tokenizer.token_bytes(id);
-        let mut bytes = &bytes[..];
-        if self.drop_space && !bytes.is_empty() {
+        let start = self.pending.len();
+        self.tokenizer.push_token_bytes(id, &mut self.pending);
+        if self.drop_space && start < self.pending.len() {
             self.drop_space = false;
-            bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);
+            if self.pending[start] == b' ' {
+                self.pending.remove(start);
+            }
         }
-        self.pending.extend_from_slice(bytes);
         let (mut text, mut done) = (String::new(), 0);
         for chunk in self.pending.utf8_chunks() {
             text += chunk.valid();

@@ -379,7 +379,7 @@ proptest! {
         let mut decoder = StreamDecoder::new(&tokenizer).with_special();
         let mut streamed: String = ids.iter().map(|&id| decoder.push(id)).collect();
         streamed += &decoder.finish();
-        let bytes: Vec<u8> = ids.iter().flat_map(|&id| tokenizer.token_bytes(id).into_owned()).collect();
+        let bytes: Vec<u8> = ids.iter().flat_map(|&id| tokenizer.token_bytes(id)).collect();
         prop_assert_eq!(streamed, String::from_utf8_lossy(&bytes));
         let mut pushed = Vec::new();
         ids.iter().for_each(|&id| tokenizer.push_token_bytes(id, &mut pushed));
