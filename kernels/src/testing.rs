@@ -3,14 +3,20 @@ use crate::isa::Isa;
 use crate::team::Team;
 use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 
-/// Properties are tried on the same `cases` cases in each run; others come with `PROPTEST_RNG_SEED=N`. A failing case is
-/// printed whole.
+/// Whether the tests run in an emulator, so slowly that fewer cases must do; all are run on the machine itself.
+pub fn emulated() -> bool {
+    std::env::var_os("LAPWING_EMULATED").is_some()
+}
+
+/// Properties are tried on the same `cases` cases in each run, or, under an emulator, on the first quarter of them;
+/// others come with `PROPTEST_RNG_SEED=N`. A failing case is printed whole.
 pub fn repeatable(cases: u32) -> ProptestConfig {
     let usual = ProptestConfig::default();
     let rng_seed = match usual.rng_seed {
         RngSeed::Random => RngSeed::Fixed(1),
         given => given,
     };
+    let cases = if emulated() { cases.div_ceil(4) } else { cases };
     ProptestConfig { cases, rng_seed, failure_persistence: None, ..usual }
 }
 
