@@ -3,7 +3,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lapwing::constraint::Grammar;
+use lapwing::constraint::{Form, Grammar};
 use lapwing::cost::Memory;
 use lapwing::engine::{Engine, EngineOptions, parse_isa};
 use lapwing::sampler::Settings;
@@ -158,20 +158,37 @@ pub fn settings(engine: &Engine, options: &SamplerOptions, ui: &Ui) -> Result<Se
     options.apply(base)
 }
 
-/// The JSON schema in a file, compiled for this model.
-pub fn json_schema(engine: &Arc<Engine>, file: &Path) -> Result<Grammar> {
-    Grammar::json_schema(engine, &text(file, "read the JSON schema")?).map_err(|error| error.in_file(file))
+/// The JSON schema or the grammar in a file, which is being compiled.
+pub struct FormFile {
+    form: Form,
+    file: PathBuf,
 }
 
-/// The grammar in a file, compiled for this model.
-pub fn grammar(engine: &Arc<Engine>, file: &Path) -> Result<Grammar> {
-    Grammar::text(engine, &text(file, "read the grammar")?).map_err(|error| error.in_file(file))
-}
+impl FormFile {
+    /// A JSON schema.
+    pub fn json_schema(file: &Path) -> Result<Self> {
+        Self::new(file, Form::json_schema(&text(file, "read the JSON schema")?))
+    }
 
-/// The JSON schema or the grammar in a file: a schema begins with a brace, and no grammar does.
-pub fn form(engine: &Arc<Engine>, file: &Path) -> Result<Grammar> {
-    let schema = text(file, "read the schema")?.trim_start().starts_with('{');
-    if schema { json_schema(engine, file) } else { grammar(engine, file) }
+    /// A grammar.
+    pub fn grammar(file: &Path) -> Result<Self> {
+        Self::new(file, Form::text(&text(file, "read the grammar")?))
+    }
+
+    /// Either: a schema begins with a brace, and no grammar does.
+    pub fn either(file: &Path) -> Result<Self> {
+        let schema = text(file, "read the schema")?.trim_start().starts_with('{');
+        if schema { Self::json_schema(file) } else { Self::grammar(file) }
+    }
+
+    fn new(file: &Path, form: Result<Form>) -> Result<Self> {
+        Ok(Self { form: form.map_err(|error| error.in_file(file))?, file: file.to_path_buf() })
+    }
+
+    /// Compiled for the model of `engine`.
+    pub fn grammar_for(self, engine: &Arc<Engine>) -> Result<Grammar> {
+        Grammar::new(engine, self.form).map_err(|error| error.in_file(&self.file))
+    }
 }
 
 /// The text of a file that may be anything: at most a little more than any use of it allows.

@@ -8,7 +8,7 @@ use lapwing::engine::Engine;
 use lapwing::sampler::{Param, Preset, Settings, params};
 use lapwing::session::Limits;
 
-use super::load;
+use super::load::FormFile;
 
 /// How a model is loaded and computed.
 #[derive(Args, Clone, Debug, Default)]
@@ -150,16 +150,29 @@ impl AnswerOptions {
         self.json_schema.as_deref().or(self.grammar.as_deref())
     }
 
-    /// The limits of answers of `predict` tokens at most.
+    /// The schema or the grammar, which is being compiled while the caller loads a model.
     ///
     /// # Errors
-    /// When the schema or the grammar cannot be read or used.
-    pub fn limits(&self, engine: &Arc<Engine>, predict: Option<usize>) -> lapwing_models::Result<Limits> {
-        let grammar = match (&self.json_schema, &self.grammar) {
-            (Some(file), _) => Some(load::json_schema(engine, file)?),
-            (None, Some(file)) => Some(load::grammar(engine, file)?),
-            (None, None) => None,
-        };
+    /// When it cannot be read.
+    pub fn compile(&self) -> lapwing_models::Result<Option<FormFile>> {
+        match (&self.json_schema, &self.grammar) {
+            (Some(file), _) => FormFile::json_schema(file).map(Some),
+            (None, Some(file)) => FormFile::grammar(file).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// The limits of answers of `predict` tokens at most, which have the form that was compiled.
+    ///
+    /// # Errors
+    /// When the schema or the grammar cannot be used.
+    pub fn limits(
+        &self,
+        engine: &Arc<Engine>,
+        form: Option<FormFile>,
+        predict: Option<usize>,
+    ) -> lapwing_models::Result<Limits> {
+        let grammar = form.map(|form| form.grammar_for(engine)).transpose()?;
         let (stops, ignore_eos, lookup) = (self.stop.clone(), self.ignore_eos, self.lookup);
         Ok(Limits { predict, ignore_eos, stops, grammar, lookup, ..Limits::default() })
     }

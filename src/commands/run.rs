@@ -55,13 +55,16 @@ pub fn run(mut args: Args, ui: &Ui) -> anyhow::Result<()> {
     let named = Config::get()?.named(&args.model.model);
     args.options = args.options.or_config(named)?;
     args.sampling = args.sampling.or_config(named)?;
-    let engine = load::engine(&args.model.file()?, &args.options)?;
+    let file = args.model.file()?;
+    let form = args.answer.compile()?;
+    let engine = load::engine(&file, &args.options)?;
     let mut session = load::session(&engine, &args.options, ui)?;
     let settings = load::settings(&engine, &args.sampling, ui)?;
     let mut chain = Chain::new(&settings, engine.model().tokenizer());
 
     let ids = prompt_ids(&engine, &args, &prompt, ui)?;
-    let limits = Limits { logprobs: args.logprobs, ..args.answer.limits(&engine, args.sampling.predict)? };
+    let limits = args.answer.limits(&engine, form, args.sampling.predict)?;
+    let limits = Limits { logprobs: args.logprobs, ..limits };
     let cancel = interrupt.into_cancel();
     ui::eval(&mut session, &ids, &cancel, ui, "reading the prompt")?;
 

@@ -1,6 +1,6 @@
 //! Answers of a form: a JSON schema or a grammar says which tokens may come next, through the crate llguidance.
 //!
-//! A [`Grammar`] is compiled once for a model; each answer follows it with a [`Constraint`] of its own. Besides the
+//! A [`Form`] is compiled once, and with a model a [`Grammar`]; each answer follows it with a [`Constraint`] of its own. Besides the
 //! tokens allowed, a constraint knows which tokens are forced, so that nothing need be computed for them, and how the
 //! answer can be brought to an end in the room that is left: an answer is never cut in the middle.
 mod closer;
@@ -8,6 +8,7 @@ mod gbnf;
 mod vocabulary;
 
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use lapwing_models::{Class, Error, Result};
 use llguidance::api::TopLevelGrammar;
@@ -41,19 +42,27 @@ struct Compiled {
     vocabulary: Arc<Vocabulary>,
 }
 
+impl std::fmt::Debug for Form {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Form")
+    }
+}
+
 impl std::fmt::Debug for Grammar {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Grammar")
     }
 }
 
-impl Grammar {
+/// A JSON schema or a grammar that is being compiled, by a thread of its own: a model can be loaded meanwhile.
+pub struct Form(JoinHandle<Result<(TokenParser, Closer)>>);
+
+impl Form {
     /// JSON that `schema` (the text of a JSON schema) allows, on one line, spaced as Python's `json.dumps` does.
     ///
     /// # Errors
-    /// When it is no JSON, or uses what cannot be enforced: then nothing is enforced halfway. Also when no value
-    /// that it allows can be found.
-    pub fn json_schema(engine: &Arc<Engine>, schema: &str) -> Result<Self> {
+    /// When it is no JSON, or no schema.
+    pub fn json_schema(schema: &str) -> Result<Self> {
         check_length("JSON schema", schema)?;
         let mut schema: Value = serde_json::from_str(schema).map_err(|error| {
             Error::bad_file("the JSON schema is not JSON")
@@ -70,29 +79,70 @@ impl Grammar {
                 return Err(error.expected_got("an object, or true", short(&schema.to_string())));
             }
         }
-        let compiled = compile(engine, &TopLevelGrammar::from_json_schema(schema), true).map_err(|why| {
+        Self::compile(TopLevelGrammar::from_json_schema(schema), true, |why| {
             Error::bad_file("the JSON schema cannot be used").expected_got("what can be enforced", why)
-        })?;
-        if compiled.closer.plan().is_none() {
-            let longest = format!("an answer of at most {} bytes", closer::LONGEST);
-            return Err(Error::bad_file("the JSON schema allows no answer that could be found")
-                .expected_got(longest, "none, or longer ones only"));
-        }
-        Ok(Self(Arc::new(compiled)))
+        })
     }
 
     /// Text that a grammar allows: one in llama.cpp's GBNF (with `root ::=`), or in llguidance's form of Lark
     /// (with `start:`).
     ///
     /// # Errors
-    /// When it cannot be read.
-    pub fn text(engine: &Arc<Engine>, grammar: &str) -> Result<Self> {
+    /// When it is too long or nested too deeply, or is GBNF that cannot be read.
+    pub fn text(grammar: &str) -> Result<Self> {
         check_length("grammar", grammar)?;
         check_depth(grammar)?;
         let lark = if gbnf::is_gbnf(grammar) { gbnf::to_lark(grammar)? } else { grammar.to_owned() };
-        let compiled = compile(engine, &TopLevelGrammar::from_lark(lark), false)
-            .map_err(|why| Error::bad_file("the grammar cannot be used").expected_got("GBNF or Lark", why))?;
-        Ok(Self(Arc::new(compiled)))
+        Self::compile(TopLevelGrammar::from_lark(lark), false, |why| {
+            Error::bad_file("the grammar cannot be used").expected_got("GBNF or Lark", why)
+        })
+    }
+
+    /// Compiles on a thread that has the stack for it.
+    fn compile(grammar: TopLevelGrammar, json: bool, refused: fn(String) -> Error) -> Result<Self> {
+        let compile = move || {
+            let parser = parser(&grammar).map_err(refused)?;
+            let closer = Closer::new(Matcher::new(Ok(parser.clone())), json);
+            let closer = closer.map_err(|error| refused(short(&error)))?;
+            if json && closer.plan().is_none() {
+                let longest = format!("an answer of at most {} bytes", closer::LONGEST);
+                return Err(Error::bad_file("the JSON schema allows no answer that could be found")
+                    .expected_got(longest, "none, or longer ones only"));
+            }
+            Ok((parser, closer))
+        };
+        let thread = std::thread::Builder::new().name("grammar".to_owned()).stack_size(STACK).spawn(compile);
+        thread.map(Self).map_err(|error| refused(format!("no thread for it: {error}")))
+    }
+}
+
+impl Grammar {
+    /// What was compiled, for the model of `engine`.
+    ///
+    /// # Errors
+    /// When the schema or grammar uses what cannot be enforced: then nothing is enforced halfway. Also when no value
+    /// that a schema allows can be found.
+    pub fn new(engine: &Arc<Engine>, form: Form) -> Result<Self> {
+        let vocabulary = Arc::new(Vocabulary::new(engine));
+        let broken = |_| Err(Error::new(Class::Other, "the compiler of schemas and grammars broke"));
+        let (parser, closer) = form.0.join().unwrap_or_else(broken)?;
+        Ok(Self(Arc::new(Compiled { parser, closer, vocabulary })))
+    }
+
+    /// [`Form::json_schema`] for the model of `engine`.
+    ///
+    /// # Errors
+    /// Those of both.
+    pub fn json_schema(engine: &Arc<Engine>, schema: &str) -> Result<Self> {
+        Self::new(engine, Form::json_schema(schema)?)
+    }
+
+    /// [`Form::text`] for the model of `engine`.
+    ///
+    /// # Errors
+    /// Those of both.
+    pub fn text(engine: &Arc<Engine>, grammar: &str) -> Result<Self> {
+        Self::new(engine, Form::text(grammar)?)
     }
 
     /// Begins an answer of at most `room` tokens.
@@ -214,27 +264,6 @@ impl Constraint {
     pub fn ending(&self, room: usize) -> Option<Vec<u32>> {
         self.asked.vocabulary.within(self.closer.plan()?, room)
     }
-}
-
-/// Compiles on a thread of its own, which has the stack for it; meanwhile the vocabulary is read on this one.
-fn compile(
-    engine: &Arc<Engine>,
-    grammar: &TopLevelGrammar,
-    json: bool,
-) -> std::result::Result<Compiled, String> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("grammar".to_owned()).stack_size(STACK);
-        let compiled = thread.spawn_scoped(scope, || {
-            let parser = parser(grammar)?;
-            let closer =
-                Closer::new(Matcher::new(Ok(parser.clone())), json).map_err(|error| short(&error))?;
-            Ok((parser, closer))
-        });
-        let compiled = compiled.map_err(|error| format!("no thread for it: {error}"))?;
-        let vocabulary = Arc::new(Vocabulary::new(engine));
-        let (parser, closer) = compiled.join().unwrap_or_else(|_| Err("its compiler broke".to_owned()))?;
-        Ok(Compiled { parser, closer, vocabulary })
-    })
 }
 
 /// Follows a grammar byte by byte.

@@ -14,6 +14,27 @@ use crate::engine::Engine;
 /// What JSON allows in a string without an escape. Where a grammar allows all such text, the tokens of this form need
 /// not be tried one by one.
 pub(super) const PLAIN: &str = r#"[^"\\\x00-\x1F\x7F]+"#;
+/// Classes of bytes: those that [`PLAIN`] leaves out, parts of longer characters, and llguidance's own.
+const ESCAPED: u8 = 1;
+const NOT_ASCII: u8 = 2;
+const MARKER: u8 = 4;
+static CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        if matches!(byte as u8, b'"' | b'\\' | 0..=0x1f | 0x7f) {
+            classes[byte] |= ESCAPED;
+        }
+        if byte >= 0x80 {
+            classes[byte] |= NOT_ASCII;
+        }
+        if byte as u8 == TokTrie::SPECIAL_TOKEN_MARKER {
+            classes[byte] |= MARKER;
+        }
+        byte += 1;
+    }
+    classes
+};
 /// Work that finding out whether it does may take: twice of what llguidance asks for at least.
 const PLAIN_BUDGET: u64 = 1000;
 
@@ -57,11 +78,13 @@ impl Vocabulary {
                 tokenizer.push_token_bytes(id, &mut all.data);
             }
             let bytes = &all.data[start..];
-            if bytes.contains(&TokTrie::SPECIAL_TOKEN_MARKER) {
+            let classes = bytes.iter().fold(0, |classes, &byte| classes | CLASSES[usize::from(byte)]);
+            if classes & MARKER != 0 {
                 // In no text; llguidance means something of its own by it.
                 all.data.truncate(start);
             } else if let Some(&first) = bytes.first() {
-                let plain = is_plain(bytes);
+                let plain =
+                    classes & ESCAPED == 0 && (classes & NOT_ASCII == 0 || str::from_utf8(bytes).is_ok());
                 all.orders[usize::from(!plain)][usize::from(first)].ids.push(id);
                 if plain {
                     allow(&mut all.plain, id);
@@ -220,11 +243,6 @@ impl Vocabulary {
 /// Markup is no text: no grammar that asks for text allows it.
 fn is_text(tokenizer: &Tokenizer, id: u32) -> bool {
     !tokenizer.is_control(id) && tokenizer.unknown() != Some(id) && !tokenizer.is_eog(id)
-}
-
-fn is_plain(bytes: &[u8]) -> bool {
-    bytes.iter().all(|byte| !matches!(byte, b'"' | b'\\' | 0..=0x1f | 0x7f))
-        && (bytes.is_ascii() || std::str::from_utf8(bytes).is_ok())
 }
 
 pub(super) fn allow(mask: &mut [u32], id: u32) {

@@ -51,11 +51,19 @@ pub(super) fn byte_of(c: char) -> Option<u8> {
 /// Appends the bytes that the token text `text` stands for; characters outside the alphabet (added tokens
 /// written as plain text) stand for themselves.
 pub(super) fn decode(text: &str, out: &mut Vec<u8>) {
-    for c in text.chars() {
-        match byte_of(c) {
-            Some(byte) => out.push(byte),
-            None => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+    let mut rest = text;
+    while !rest.is_empty() {
+        // Most of most tokens at once: a whole vocabulary is read before an answer can follow a grammar.
+        let plain = rest.bytes().take_while(|byte| matches!(byte, 0x21..=0x7e)).count();
+        out.extend_from_slice(&rest.as_bytes()[..plain]);
+        let mut chars = rest[plain..].chars();
+        if let Some(c) = chars.next() {
+            match byte_of(c) {
+                Some(byte) => out.push(byte),
+                None => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
         }
+        rest = chars.as_str();
     }
 }
 
@@ -74,5 +82,20 @@ mod tests {
         assert_eq!(char_of(b'\n'), 'Ċ');
         assert_eq!(byte_of(' '), None);
         assert_eq!(byte_of('漢'), None);
+    }
+
+    #[test]
+    fn texts_decode_character_by_character() {
+        let decoded = |text| {
+            let mut bytes = b"<".to_vec();
+            decode(text, &mut bytes);
+            bytes
+        };
+        assert_eq!(decoded(""), b"<");
+        assert_eq!(decoded("the"), b"<the");
+        assert_eq!(decoded("ĠtheĠĊ~!"), b"< the \n~!");
+        assert_eq!(decoded("Ã¤x"), "<äx".as_bytes());
+        // Outside the alphabet.
+        assert_eq!(decoded("a 漢b"), "<a 漢b".as_bytes());
     }
 }

@@ -137,6 +137,7 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
     let system = system.or_else(|| config.defaults.system.clone());
     let sampling = args.sampling.or_config(named)?;
     let options = args.options.or_config(named)?;
+    let form = args.answer.compile()?;
     let engine = load::engine(&file, &options)?;
     let chosen = args.template.chosen()?;
     let template = load::template(&engine, &chosen, ui)?;
@@ -145,7 +146,7 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
     let chain = Chain::new(&settings, engine.model().tokenizer());
     let mut branches = Branches::default();
     branches.conversation_mut().set_system(system);
-    let limits = args.answer.limits(&engine, sampling.predict)?;
+    let limits = args.answer.limits(&engine, form, sampling.predict)?;
     let history = (args.history || config.history)
         .then(|| folders::state_folder().map(|folder| folder.join("history")));
     let history = history.flatten();

@@ -7,7 +7,7 @@ use lapwing_models::Result;
 use super::slash::{Complete, Next, Slash};
 use super::{Chat, files};
 use crate::commands::folders::absolute;
-use crate::commands::load;
+use crate::commands::load::FormFile;
 
 /// The commands of this theme.
 pub static COMMANDS: &[Slash] = &[Slash {
@@ -21,7 +21,7 @@ pub static COMMANDS: &[Slash] = &[Slash {
 /// Gives answers the form in `file`, or none.
 pub fn set(chat: &mut Chat, file: Option<&Path>) -> Result<()> {
     let engine = chat.session.engine();
-    chat.limits.grammar = file.map(|file| load::form(engine, file)).transpose()?;
+    chat.limits.grammar = file.map(|file| FormFile::either(file)?.grammar_for(engine)).transpose()?;
     chat.form = file.map(absolute);
     Ok(())
 }
