@@ -274,6 +274,10 @@ macro_rules! impl_panel_floats {
             op!([_mm256_set1_epi32(x); 2])
         }
         #[inline(always)]
+        fn p_add(self, a: Self::P, b: Self::P) -> Self::P {
+            op!([_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])])
+        }
+        #[inline(always)]
         fn p_float(self, a: Self::P) -> Self::PF {
             op!([_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])])
         }
@@ -305,6 +309,22 @@ macro_rules! impl_panel_floats {
             }
         }
     };
+}
+
+/// Does nothing, but in its turn: else the compiler takes token after token, and all weights go through the stack.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn in_turn(words: &mut [__m256i; 2]) {
+    let [a, b] = words;
+    // SAFETY: no instruction at all.
+    unsafe {
+        core::arch::asm!(
+            "/* {0} {1} */",
+            inout(ymm_reg) * a,
+            inout(ymm_reg) * b,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
 }
 
 impl Panel for Avx2 {
@@ -339,6 +359,7 @@ impl Panel for Avx2 {
                         for (t, words) in words.iter_mut().enumerate() {
                             let a = _mm256_set1_epi32(*a.add(k * T + t));
                             *words = two!(i => _mm256_add_epi16(words[i], _mm256_maddubs_epi16(w[i], a)));
+                            in_turn(words);
                         }
                     }
                     let one = _mm256_set1_epi16(1);
