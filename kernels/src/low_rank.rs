@@ -63,15 +63,17 @@ impl Factors {
                 }
             }
         }
-        let mut packed_b = encode(&columns)?;
+        let mut packed_b = Vec::new();
+        let encoded = encode(&columns)?;
         if ty == TensorType::Q8_0 {
-            let encoded = std::mem::take(&mut packed_b);
             for block in encoded.chunks_exact(rank * ty.block_bytes()) {
                 let ranks = || block.chunks_exact(ty.block_bytes()).map(|rank| rank.split_at(2));
                 ranks().for_each(|(scale, _)| packed_b.extend_from_slice(scale));
                 packed_b.resize(packed_b.len() + 2 * (rank.next_multiple_of(16) - rank), 0);
                 ranks().for_each(|(_, quants)| packed_b.extend_from_slice(quants));
             }
+        } else {
+            packed_b = encoded;
         }
         let b_block = packed_b.len() / rows.div_ceil(BLOCK).max(1);
         Ok(Self { ty, rank, rows, cols, a: packed_a.into(), b: packed_b.into(), b_block })

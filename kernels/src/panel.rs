@@ -17,7 +17,7 @@ use crate::acts::{ACT_WORDS, Acts};
 use crate::ahead::{READ, prefetch};
 use crate::buffer::{cast_mut, split};
 use crate::format::{Group, Quantised, as_blocks, as_blocks_mut, with_quantised};
-use crate::isa::{Isa, Levels, Op, Simd, eight, four};
+use crate::isa::{Isa, Op, Simd, eight, four};
 use crate::linear::{Matrix, Out};
 use crate::team::Scratch;
 use std::marker::PhantomData;
@@ -432,22 +432,12 @@ unsafe fn part<S: Simd, const T: usize, const LEVEL: usize, const SCALES: usize,
 ) -> [S::P; T] {
     // SAFETY: part `h` lies within the blocks that the caller gives.
     unsafe {
-        let start = |t: usize| simd.p_splat(aux.add(h * T + t).read());
-        // Sums that grow in 16 bits have no use for it before their end, and no registers.
-        let late = matches!(S::LEVELS, Levels::In16) && LEVEL > 0;
-        let mut sum = [simd.p_splat(0); T];
-        if MINS == 0 && !late {
+        let mut start = [simd.p_splat(0); T];
+        if MINS == 0 {
             for t in 0..T {
-                sum[t] = start(t);
+                start[t] = simd.p_splat(aux.add(h * T + t).read());
             }
         }
-        let (weights, acts) = (weights.add(h * 16 * S::ROWS), acts.add(h * 4 * T));
-        sum = simd.p_dots::<T, LEVEL>(sum, weights, acts, 8 / SCALES);
-        if MINS == 0 && late {
-            for t in 0..T {
-                sum[t] = simd.p_add(sum[t], start(t));
-            }
-        }
-        sum
+        simd.p_dots::<T, LEVEL>(start, weights.add(h * 16 * S::ROWS), acts.add(h * 4 * T), 8 / SCALES)
     }
 }

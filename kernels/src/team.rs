@@ -252,8 +252,8 @@ impl Team {
         f()
     }
 
-    /// Calls `f` with each of `0..count`, divided among the threads, and returns when all are done. What it computes must
-    /// not depend on the thread.
+    /// Calls `f` with each of `0..count`, divided among the threads, and returns when all are done. What it computes
+    /// must not depend on the thread.
     ///
     /// # Panics
     /// With the panic of a call, and when `f` calls this team again.

@@ -177,8 +177,9 @@ impl FormFile {
 
     /// Either: a schema begins with a brace, and no grammar does.
     pub fn either(file: &Path) -> Result<Self> {
-        let schema = text(file, "read the schema")?.trim_start().starts_with('{');
-        if schema { Self::json_schema(file) } else { Self::grammar(file) }
+        let text = text(file, "read the schema")?;
+        let schema = text.trim_start().starts_with('{');
+        Self::new(file, if schema { Form::json_schema(&text) } else { Form::text(&text) })
     }
 
     fn new(file: &Path, form: Result<Form>) -> Result<Self> {

@@ -1,8 +1,8 @@
 //! Answers of a form: a JSON schema or a grammar says which tokens may come next, through the crate llguidance.
 //!
-//! A [`Form`] is compiled once, and with a model a [`Grammar`]; each answer follows it with a [`Constraint`] of its own. Besides the
-//! tokens allowed, a constraint knows which tokens are forced, so that nothing need be computed for them, and how the
-//! answer can be brought to an end in the room that is left: an answer is never cut in the middle.
+//! A [`Form`] is compiled once, and with a model a [`Grammar`]; each answer follows it with a [`Constraint`] of its own.
+//! Besides the tokens allowed, a constraint knows which tokens are forced, so that nothing need be computed for them,
+//! and how the answer can be brought to an end in the room that is left: an answer is never cut in the middle.
 mod closer;
 mod gbnf;
 mod vocabulary;
@@ -42,12 +42,6 @@ struct Compiled {
     vocabulary: Arc<Vocabulary>,
 }
 
-impl std::fmt::Debug for Form {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Form")
-    }
-}
-
 impl std::fmt::Debug for Grammar {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Grammar")
@@ -55,6 +49,7 @@ impl std::fmt::Debug for Grammar {
 }
 
 /// A JSON schema or a grammar that is being compiled, by a thread of its own: a model can be loaded meanwhile.
+#[derive(Debug)]
 pub struct Form(JoinHandle<Result<(TokenParser, Closer)>>);
 
 impl Form {

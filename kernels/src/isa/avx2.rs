@@ -274,10 +274,6 @@ macro_rules! impl_panel_floats {
             op!([_mm256_set1_epi32(x); 2])
         }
         #[inline(always)]
-        fn p_add(self, a: Self::P, b: Self::P) -> Self::P {
-            op!([_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])])
-        }
-        #[inline(always)]
         fn p_float(self, a: Self::P) -> Self::PF {
             op!([_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])])
         }

@@ -177,10 +177,6 @@ impl Panel for Avx512Vnni {
         op!([_mm512_set1_epi32(x); 2])
     }
     #[inline(always)]
-    fn p_add(self, a: Self::P, b: Self::P) -> Self::P {
-        op!([_mm512_add_epi32(a[0], b[0]), _mm512_add_epi32(a[1], b[1])])
-    }
-    #[inline(always)]
     fn p_float(self, a: Self::P) -> Self::PF {
         op!([_mm512_cvtepi32_ps(a[0]), _mm512_cvtepi32_ps(a[1])])
     }

@@ -358,10 +358,6 @@ impl Panel for Portable {
         [i32x4::splat(x); 2]
     }
     #[inline]
-    fn p_add(self, a: Self::P, b: Self::P) -> Self::P {
-        [a[0] + b[0], a[1] + b[1]]
-    }
-    #[inline]
     fn p_float(self, a: Self::P) -> Self::PF {
         a.map(i32x4::round_float)
     }

@@ -331,10 +331,6 @@ impl Panel for Scalar {
         [x; 8]
     }
     #[inline(never)]
-    fn p_add(self, a: Self::P, b: Self::P) -> Self::P {
-        std::array::from_fn(|i| a[i] + b[i])
-    }
-    #[inline(never)]
     fn p_float(self, a: Self::P) -> Self::PF {
         map(a, |a| a as f32)
     }

@@ -241,8 +241,6 @@ pub trait Panel: Dots {
     fn prefetch<T>(self, _address: *const T) {}
     /// All lanes `x`.
     fn p_splat(self, x: i32) -> Self::P;
-    /// Lane by lane.
-    fn p_add(self, a: Self::P, b: Self::P) -> Self::P;
     /// Lanes as f32, rounded to nearest even.
     fn p_float(self, a: Self::P) -> Self::PF;
     /// All lanes `x`.

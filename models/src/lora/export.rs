@@ -5,8 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use lapwing_kernels::TensorType;
 use lapwing_kernels::team::Team;
+use lapwing_kernels::{TensorType, encode_row};
 use serde_json::{Value, json};
 
 use super::Delta;
@@ -234,22 +234,20 @@ fn halves(values: &[f32], cols: usize, heads: usize) -> Vec<f32> {
 
 /// The values as the bytes of a file.
 fn encoded(values: &[f32], ty: TensorType) -> Result<Vec<u8>> {
-    let bytes: Vec<u8> = match ty {
-        TensorType::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-        TensorType::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
-        _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-    };
     let largest = match ty {
         TensorType::F16 => f16::MAX.to_f32(),
         TensorType::Bf16 => bf16::MAX.to_f32(),
         _ => f32::MAX,
     };
-    match values.iter().find(|v| v.is_nan() || v.abs() > largest) {
-        None => Ok(bytes),
-        Some(v) => Err(Error::new(Class::Usage, "a scaled factor is too large for this type")
+    if let Some(v) = values.iter().find(|v| v.is_nan() || v.abs() > largest) {
+        return Err(Error::new(Class::Usage, "a scaled factor is too large for this type")
             .expected_got(format!("at most {largest}"), v)
-            .advice("write f32")),
+            .advice("write f32"));
     }
+    let mut bytes = vec![0; values.len() * ty.block_bytes()];
+    encode_row(ty, values, &mut bytes)
+        .map_err(|e| Error::new(Class::Usage, format!("factors cannot be written as {ty}: {e}")))?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

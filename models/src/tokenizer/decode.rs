@@ -21,7 +21,12 @@ impl Tokenizer {
         } else if is(kind::NORMAL) {
             match &self.scheme {
                 Scheme::Bpe(_) => byte_level::decode(text, out),
-                Scheme::Spm { .. } => out.extend_from_slice(text.replace(spm::SPACE, " ").as_bytes()),
+                Scheme::Spm { .. } => {
+                    for (i, part) in text.split(spm::SPACE).enumerate() {
+                        out.extend((i > 0).then_some(b' '));
+                        out.extend_from_slice(part.as_bytes());
+                    }
+                }
             }
         }
     }

@@ -75,10 +75,6 @@ impl<M: Multiply> Panel for Token<M> {
         halves!(_i => vdupq_n_s32(x))
     }
     #[inline(always)]
-    fn p_add(self, a: Self::P, b: Self::P) -> Self::P {
-        halves!(i => vaddq_s32(a[i], b[i]))
-    }
-    #[inline(always)]
     fn p_float(self, a: Self::P) -> Self::PF {
         halves!(i => vcvtq_f32_s32(a[i]))
     }
