@@ -14,6 +14,8 @@
 #[cfg(target_arch = "x86_64")]
 mod pair;
 #[cfg(target_arch = "x86_64")]
+mod pair256;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod wide;
 #[cfg(target_arch = "x86_64")]
 mod wide256;
@@ -59,8 +61,8 @@ pub(crate) fn matvec(
             together!(simd, wide::WideRows: Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Iq4Nl Q2K Q3K Q4K Q5K Q6K Iq4Xs);
         }
         if let (Isa::Avx2, Some(simd)) = (isa, crate::isa::Avx2::new()) {
-            // Q2_K and Q5_K are no faster in pairs, and Q8_0, which memory limits, is slower.
-            together!(simd, pair::PairRows: Q4_0 Q4_1 Q5_0 Q5_1 Iq4Nl Q3K Q4K Q6K Iq4Xs);
+            // Q8_0, which memory limits, is slower in pairs.
+            together!(simd, pair::PairRows: Q4_0 Q4_1 Q5_0 Q5_1 Iq4Nl Q2K Q3K Q4K Q5K Q6K Iq4Xs);
         }
     }
     with_quantised!(w.ty(), Q => isa.dispatch(Rows::<Q>::new(w, rows, acts, out, scratch, ahead)),
@@ -99,7 +101,8 @@ impl<Q: Quantised> Op for Rows<'_, Q> {
     #[inline(always)]
     fn call<S: Simd>(self, simd: S) {
         let t = self.acts.t;
-        let acts = Prepared::new::<S, Q>(simd, self.ty, self.acts, self.scratch);
+        let less = Q::BIAS - simd.offset(Q::MAX);
+        let acts = Prepared::new(self.ty, less, self.acts, self.scratch);
         for (i, r) in self.rows.enumerate() {
             let ahead = self.ahead.after(i * self.row_blocks * Q::BLOCK_BYTES, 0);
             let y = row::<S, Q>(simd, &self.blocks[r * self.row_blocks..], self.row_blocks, &acts, ahead);
@@ -113,20 +116,20 @@ impl<Q: Quantised> Op for Rows<'_, Q> {
 struct Prepared<'a> {
     q: &'a [[i8; GROUP]],
     d: &'a [[f32; 4]],
-    /// −BIAS · Σ quants: of first halves, second halves, whole blocks.
+    /// −less · Σ quants: of first halves, second halves, whole blocks.
     init: [&'a [[i32; 4]]; 3],
     /// scale · Σ quants, likewise.
     scaled: [&'a [[f32; 4]]; 3],
 }
 
 impl<'a> Prepared<'a> {
+    /// For weights from which `less` is to be subtracted.
     #[inline(always)]
-    fn new<S: Simd, Q: Quantised>(simd: S, ty: TensorType, row: Row<'a>, scratch: &'a mut Scratch) -> Self {
+    fn new(ty: TensorType, less: i32, row: Row<'a>, scratch: &'a mut Scratch) -> Self {
         let (init, fresh) = scratch.lay_out::<i32>(ty, row.sums.len());
         if fresh {
-            let bias = Q::BIAS - simd.offset(Q::MAX);
             for (init, &sum) in init.iter_mut().zip(row.sums) {
-                *init = -bias * sum;
+                *init = -less * sum;
             }
         }
         let init = &*init;

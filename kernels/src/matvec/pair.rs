@@ -5,7 +5,7 @@
 //! and one multiply-add then serve two rows; and the sums of a block are added up in 16 bits as far as they fit.
 use super::{Prepared, Rows};
 use crate::ahead::prefetch_stream;
-use crate::format::blocks::{Iq4Nl, Iq4Xs, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q6K};
+use crate::format::blocks::{Iq4Nl, Q4_0, Q4_1, Q5_0, Q5_1};
 use crate::format::{IQ4_BIASED, Quantised, as_blocks_mut};
 use crate::isa::{Avx2, Dots, Op, Simd, WIDE_OFFSET, four, two};
 use std::arch::x86_64::*;
@@ -18,11 +18,20 @@ macro_rules! op {
         unsafe { $($body)* }
     };
 }
+pub(super) use op;
 
 /// A format whose groups are unpacked for two rows together.
 pub(crate) trait Pair: Quantised {
-    /// The values of a group of both rows, `[block][half]`: sixteen of the first row, then of the second. Arguments are
-    /// those of [`Quantised::unpack128`].
+    /// The largest of the unpacked values.
+    const LARGEST: u8 = Self::MAX;
+    /// What is to be subtracted from them.
+    const LESS: i32 = if Self::MAX > Avx2::NARROW_MAX { Self::BIAS - WIDE_OFFSET } else { Self::BIAS };
+    /// Whether [`Pair::scales`] are multiplied with the sums of each sixteen.
+    const SCALED: bool = false;
+
+    /// The values of a group of both rows, `[block][half]`: sixteen of the first row, then of the second; those larger
+    /// than what the instructions multiply are signed, less [`WIDE_OFFSET`]. Arguments are those of
+    /// [`Quantised::unpack128`].
     #[inline(always)]
     fn unpack_pair(simd: Avx2, rows: [&[Self]; 2], half: usize) -> [[__m256i; 2]; 4] {
         let q = two!(r => Self::unpack128(simd, rows[r], half).q);
@@ -32,24 +41,34 @@ pub(crate) trait Pair: Quantised {
         ]))
     }
 
+    /// If the format is [`Pair::SCALED`], the integer scale of each sixteen, of the first ones of the group's blocks and
+    /// of the second ones: a row to a lane, words 2b and 2b + 1 in it for block b.
+    #[inline(always)]
+    fn scales(_rows: [&[Self]; 2], _half: usize) -> [__m256i; 2] {
+        unreachable!("a format without integer scales")
+    }
+
     /// The scales and the mins of the group's blocks, a row to a lane.
     #[inline(always)]
     fn factors(simd: Avx2, rows: [&[Self]; 2], half: usize) -> Factors {
         // The values are not used and so not computed.
         let [a, b] = two!(r => Self::unpack128(simd, rows[r], half));
-        op!(Factors { d: two!(i => _mm256_set_m128(b.d[i], a.d[i])), m: _mm256_set_m128(b.m[0], a.m[0]) })
+        op!(Factors {
+            d: two!(i => _mm256_set_m128(b.d[i], a.d[i])),
+            m: two!(i => _mm256_set_m128(b.m[i], a.m[i]))
+        })
     }
 }
 
-/// Factors of a group of two rows, as [`Group`](crate::format::Group) has them of one; at most one min.
+/// Factors of a group of two rows, as [`Group`](crate::format::Group) has them of one.
 pub(crate) struct Factors {
-    d: [__m256; 2],
-    m: __m256,
+    pub d: [__m256; 2],
+    pub m: [__m256; 2],
 }
 
 /// Sixteen bytes of each row.
 #[inline(always)]
-fn lanes(a: &[u8; 16], b: &[u8; 16]) -> __m256i {
+pub(super) fn lanes(a: &[u8; 16], b: &[u8; 16]) -> __m256i {
     op! {
         let a = _mm256_castsi128_si256(_mm_loadu_si128(a.as_ptr().cast()));
         _mm256_inserti128_si256::<1>(a, _mm_loadu_si128(b.as_ptr().cast()))
@@ -58,18 +77,19 @@ fn lanes(a: &[u8; 16], b: &[u8; 16]) -> __m256i {
 
 /// Low and high nibbles.
 #[inline(always)]
-fn nibbles(x: __m256i) -> [__m256i; 2] {
+pub(super) fn nibbles(x: __m256i) -> [__m256i; 2] {
     op! {
         let mask = _mm256_set1_epi8(15);
         [_mm256_and_si256(x, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(x), mask)]
     }
 }
 
-/// The values of the nibbles of IQ4_NL and IQ4_XS.
+/// The signed values of the nibbles of IQ4_NL and IQ4_XS.
 #[inline(always)]
-fn looked_up(x: __m256i) -> [__m256i; 2] {
+pub(super) fn looked_up(x: __m256i) -> [__m256i; 2] {
     op! {
         let values = _mm256_broadcastsi128_si256(_mm_loadu_si128(IQ4_BIASED.as_ptr().cast()));
+        let values = _mm256_xor_si256(values, _mm256_set1_epi8(-128));
         let [low, high] = nibbles(x);
         [_mm256_shuffle_epi8(values, low), _mm256_shuffle_epi8(values, high)]
     }
@@ -93,7 +113,7 @@ macro_rules! scale_and_min {
                 });
                 Factors {
                     d: [_mm256_permute2f128_ps::<0x20>(both[0], both[1]); 2],
-                    m: _mm256_permute2f128_ps::<0x31>(both[0], both[1]),
+                    m: [_mm256_permute2f128_ps::<0x31>(both[0], both[1]); 2],
                 }
             }
         }
@@ -115,72 +135,44 @@ macro_rules! short {
 
 short! { Q4_0: nibbles; Q4_1: nibbles scale_and_min; Iq4Nl: looked_up; }
 
-impl Pair for Iq4Xs {
-    #[inline(always)]
-    fn unpack_pair(_: Avx2, [a, b]: [&[Self]; 2], half: usize) -> [[__m256i; 2]; 4] {
-        let (a, b) = (a[0].qs.as_chunks().0, b[0].qs.as_chunks().0);
-        four!(i => looked_up(lanes(&a[4 * half + i], &b[4 * half + i])))
-    }
-}
-
-impl Pair for Q4K {
-    #[inline(always)]
-    fn unpack_pair(_: Avx2, [a, b]: [&[Self]; 2], half: usize) -> [[__m256i; 2]; 4] {
-        let (a, b) = (a[0].qs.as_chunks().0, b[0].qs.as_chunks().0);
-        let [p, q, r, s] = four!(i => nibbles(lanes(&a[4 * half + i], &b[4 * half + i])));
-        [[p[0], q[0]], [p[1], q[1]], [r[0], s[0]], [r[1], s[1]]]
-    }
-}
-
-impl Pair for Q6K {
-    #[inline(always)]
-    fn unpack_pair(_: Avx2, [a, b]: [&[Self]; 2], half: usize) -> [[__m256i; 2]; 4] {
-        let (ql, qh) = (two!(r => [a, b][r][0].ql.as_chunks().0), two!(r => [a, b][r][0].qh.as_chunks().0));
-        // Sixteens 0 to 3: low nibbles of blocks 0 and 1, high ones of blocks 2 and 3.
-        let low = four!(i => nibbles(lanes(&ql[0][4 * half + i], &ql[1][4 * half + i])));
-        let high = two!(i => lanes(&qh[0][2 * half + i], &qh[1][2 * half + i]));
-        op! {
-            let mask = _mm256_set1_epi8(0x30);
-            let upper = two!(i => [
-                _mm256_slli_epi16::<4>(high[i]),
-                _mm256_slli_epi16::<2>(high[i]),
-                high[i],
-                _mm256_srli_epi16::<2>(high[i]),
-            ]);
-            four!(k => two!(i => {
-                _mm256_or_si256(low[2 * (k % 2) + i][k / 2], _mm256_and_si256(upper[i][k], mask))
-            }))
-        }
-    }
-}
-
 impl Pair for Q5_0 {}
 impl Pair for Q5_1 {
     scale_and_min! {}
 }
-impl Pair for Q3K {}
 
-/// In each lane: dword b is the sum of the words in that lane of `s[b]`. As many words as `room` tells may be added up in
-/// 16 bits.
+/// In each lane: words 2b and 2b + 1 together are the sum of the words in that lane of `s[b]`.
+#[inline(always)]
+fn gather(s: [__m256i; 4]) -> __m256i {
+    let [even, odd] = even_odd(pairs(s));
+    op!(_mm256_add_epi16(even, odd))
+}
+
+/// In each lane: the first four words together are the sum of the words in that lane of `s[0]` or `s[2]`, the others of
+/// `s[1]` or `s[3]`.
+#[inline(always)]
+fn pairs(s: [__m256i; 4]) -> [__m256i; 2] {
+    op!(two!(i => {
+        let (a, b) = (s[2 * i], s[2 * i + 1]);
+        _mm256_add_epi16(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b))
+    }))
+}
+
+/// Words 2i and 2i + 1 added up.
+#[inline(always)]
+fn wide(x: __m256i) -> __m256i {
+    op!(_mm256_madd_epi16(x, _mm256_set1_epi16(1)))
+}
+
+/// In each lane: dword b is the sum of the words in that lane of `s[b]`. As many words as `room` tells, which is at least
+/// two, may be added up in 16 bits.
 #[inline(always)]
 fn reduce(s: [__m256i; 4], room: usize) -> __m256i {
-    op! {
-        let wide = |x| _mm256_madd_epi16(x, _mm256_set1_epi16(1));
-        if room < 2 {
-            return reduce_wide(four!(b => wide(s[b])));
-        }
-        let pairs = two!(i => {
-            let (a, b) = (s[2 * i], s[2 * i + 1]);
-            _mm256_add_epi16(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b))
-        });
-        if room >= 4 {
-            let [even, odd] = even_odd(pairs);
-            wide(_mm256_add_epi16(even, odd))
-        } else {
-            let [even, odd] = even_odd(two!(i => wide(pairs[i])));
-            _mm256_add_epi32(even, odd)
-        }
+    if room >= 4 {
+        return wide(gather(s));
     }
+    let pairs = pairs(s);
+    let [even, odd] = even_odd(two!(i => wide(pairs[i])));
+    op!(_mm256_add_epi32(even, odd))
 }
 
 /// As [`reduce`], of dwords.
@@ -226,21 +218,34 @@ fn step<Q: Pair>(simd: Avx2, acc: __m256, rows: [&[Q]; 2], half: usize, acts: &P
     let w = Q::unpack_pair(simd, rows, half);
     let a = acts.q[g].as_chunks::<16>().0;
     // As many products of a weight and an activation add up in 16 bits; a word begins with two.
-    let most = i16::MAX as usize / (127 * Q::MAX as usize);
+    let most = i16::MAX as usize / (127 * Q::LARGEST as usize);
+    let signed = simd.offset(Q::LARGEST) == WIDE_OFFSET;
     let Factors { d, m } = Q::factors(simd, rows, half);
     op! {
         let words = four!(b => two!(h => {
             let w = w[b][h];
             let a = _mm256_broadcastsi128_si256(_mm_loadu_si128(a[2 * b + h].as_ptr().cast()));
-            if simd.offset(Q::MAX) == WIDE_OFFSET {
-                let w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+            if signed {
                 _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w))
             } else {
                 _mm256_maddubs_epi16(w, a)
             }
         }));
         let init = |i: usize| ints_twice(&acts.init[i][g]);
-        let t = if Q::SCALES == 1 {
+        let t = if Q::SCALED {
+            const { assert!(!Q::SCALED || 127 * 8 * Q::LARGEST as usize <= i16::MAX as usize) };
+            let scales = Q::scales(rows, half);
+            let [first, second] = two!(h => {
+                let mut sums = gather(four!(b => words[b][h]));
+                if Q::LESS != 0 {
+                    // Added to one word of two.
+                    let init = _mm256_and_si256(init(h), _mm256_set1_epi32(0xffff));
+                    sums = _mm256_add_epi16(sums, init);
+                }
+                _mm256_madd_epi16(sums, scales[h])
+            });
+            _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(first, second)), d[0])
+        } else if Q::SCALES == 1 {
             let sum = if most >= 4 {
                 reduce(four!(b => _mm256_add_epi16(words[b][0], words[b][1])), most / 4)
             } else {
@@ -250,7 +255,7 @@ fn step<Q: Pair>(simd: Avx2, acc: __m256, rows: [&[Q]; 2], half: usize, acts: &P
                 });
                 reduce_wide(sums)
             };
-            let sum = if Q::MINS == 0 { _mm256_add_epi32(sum, init(2)) } else { sum };
+            let sum = if Q::LESS != 0 { _mm256_add_epi32(sum, init(2)) } else { sum };
             _mm256_mul_ps(_mm256_cvtepi32_ps(sum), d[0])
         } else {
             let [low, high] = two!(h => {
@@ -260,9 +265,15 @@ fn step<Q: Pair>(simd: Avx2, acc: __m256, rows: [&[Q]; 2], half: usize, acts: &P
             let low = _mm256_mul_ps(low, d[0]);
             _mm256_fmadd_ps(high, d[1], low)
         };
-        const { assert!(Q::MINS <= 1) };
         let acc = _mm256_fmadd_ps(t, twice(&acts.d[g]), acc);
-        if Q::MINS == 0 { acc } else { _mm256_fmadd_ps(m, twice(&acts.scaled[2][g]), acc) }
+        match Q::MINS {
+            0 => acc,
+            1 => _mm256_fmadd_ps(m[0], twice(&acts.scaled[2][g]), acc),
+            _ => {
+                let acc = _mm256_fmadd_ps(m[0], twice(&acts.scaled[0][g]), acc);
+                _mm256_fmadd_ps(m[1], twice(&acts.scaled[1][g]), acc)
+            }
+        }
     }
 }
 
@@ -274,7 +285,7 @@ impl<Q: Pair> PairRows<'_, Q> {
     fn call(self, simd: Avx2) {
         let Rows { ty, blocks, row_blocks, rows, acts, out, scratch, ahead } = self.0;
         let t = acts.t;
-        let acts = Prepared::new::<Avx2, Q>(simd, ty, acts, scratch);
+        let acts = Prepared::new(ty, Q::LESS, acts, scratch);
         let (unit_bytes, steps) = (Q::UNIT * Q::BLOCK_BYTES, row_blocks / Q::UNIT);
         let rest = row_blocks % Q::UNIT;
         let mut made_up = [[0; 4 * 34]; 2];
@@ -288,10 +299,12 @@ impl<Q: Pair> PairRows<'_, Q> {
             let mut g = 0;
             for (s, (a, b)) in a.zip(b).enumerate() {
                 prefetch_stream(ahead.wrapping_add(2 * s * unit_bytes), 2 * unit_bytes);
-                for half in 0..Q::HALVES {
-                    acc = step(simd, acc, [a, b], half, &acts, g);
-                    g += 1;
+                // Written out, so that what is looked up for each half is constant.
+                acc = step(simd, acc, [a, b], 0, &acts, g);
+                if Q::HALVES == 2 {
+                    acc = step(simd, acc, [a, b], 1, &acts, g + 1);
                 }
+                g += Q::HALVES;
             }
             if rest > 0 {
                 // The activations there are zero: it does not matter that the blocks behind a row are the next's.
