@@ -4,7 +4,8 @@
 //! the order in which the tiles walk it:
 //!
 //! ```text
-//! [class 0..4][panel][block of the class] of  [8][ROWS][4] u8 weights, four values of k together,
+//! [class 0..4][panel][block of the class] of  [8][ROWS][4] weights, four values of k together: u8, or i8
+//!                                             less 128 where the instruction set has no products of larger u8,
 //!                                             [SCALES][ROWS] f32, [MINS][ROWS] f32
 //! ```
 //!
@@ -198,7 +199,12 @@ impl Eight {
     #[inline(always)]
     fn set<S: Simd, Q: Quantised>(&mut self, simd: S, row: usize, group: Group<S>) {
         for class in 0..4 {
-            simd.b_store(group.q[class], &mut self.q[class][row]);
+            // Weights that are multiplied as signed bytes become so here, once for all tokens.
+            let q = match simd.offset(Q::MAX) {
+                0 => group.q[class],
+                _ => simd.b_xor(group.q[class], simd.b_splat(0x80)),
+            };
+            simd.b_store(q, &mut self.q[class][row]);
         }
         let [d0, d1] = group.d;
         let [m0, m1] = group.m;

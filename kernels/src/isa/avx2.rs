@@ -340,7 +340,7 @@ impl Panel for Avx2 {
             let w = w.cast::<__m256i>();
             if LEVEL == 0 {
                 for k in 0..steps {
-                    let w: [__m256i; 2] = two!(i => _mm256_xor_si256(_mm256_load_si256(w.add(2 * k + i)), _mm256_set1_epi8(-128)));
+                    let w: [__m256i; 2] = two!(i => _mm256_load_si256(w.add(2 * k + i)));
                     for (t, acc) in acc.iter_mut().enumerate() {
                         let a = _mm256_set1_epi32(*a.add(k * T + t));
                         *acc = two!(i => dot_signed(acc[i], w[i], a));

@@ -311,7 +311,6 @@ impl Panel for Scalar {
         a: *const i32,
         steps: usize,
     ) -> [Self::P; T] {
-        let offset = if LEVEL == 0 { WIDE_OFFSET } else { 0 };
         // SAFETY: the caller gives `steps` steps of weights and activations.
         let (w, a) =
             unsafe { (std::slice::from_raw_parts(w, steps * 32), std::slice::from_raw_parts(a, steps * T)) };
@@ -319,7 +318,8 @@ impl Panel for Scalar {
             for (acc, a) in acc.iter_mut().zip(a) {
                 for (acc, w) in acc.iter_mut().zip(w.chunks_exact(4)) {
                     for (&w, a) in w.iter().zip(a.to_le_bytes()) {
-                        *acc += (i32::from(w) - offset) * i32::from(a as i8);
+                        let w = if LEVEL == 0 { i32::from(w as i8) } else { i32::from(w) };
+                        *acc += w * i32::from(a as i8);
                     }
                 }
             }

@@ -223,8 +223,8 @@ pub trait Panel: Dots {
     /// Which forms of [`Panel::p_dots`] there are.
     const LEVELS: Levels;
 
-    /// `acc[t][r]` + Σ (weight − `offset(max)`) · activation over 4 · `steps` values, exactly. `LEVEL` is
-    /// `LEVELS.of(max)`; `steps` is 4 or 8.
+    /// `acc[t][r]` + Σ weight · activation over 4 · `steps` values, exactly. `LEVEL` is `LEVELS.of(max)`; at level 0
+    /// weights are signed, less [`WIDE_OFFSET`]. `steps` is 4 or 8.
     ///
     /// # Safety
     /// `w` points to `[steps][ROWS][4]` weights, aligned to 64 bytes, none above `max`; `a` to
