@@ -11,9 +11,11 @@ use std::array::from_fn;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Weight rows of a block whose chains are kept while activations pass: with 6 tokens, 32 · 6 chains of 64 bytes
+/// Most weight rows of a block whose chains are kept while activations pass: with 6 tokens, 32 · 6 chains of 64 bytes
 /// are 12 KiB of the L1 cache.
 const BLOCK_ROWS: usize = 32;
+/// Bytes of weights that stay in the L2 cache while activations pass.
+const BLOCK_BYTES: usize = 256 << 10;
 /// Vectors of 16 values between visits of the chains: 6 tokens and 4 rows of 512 f32 are 20 KiB.
 const SLICE: usize = 32;
 
@@ -145,8 +147,9 @@ impl<W: Weight> Rows<'_, W> {
         let cols = self.w.cols();
         self.scratch.laid = None;
         let chains = self.scratch.get::<f32>(BLOCK_ROWS * T * 16).as_chunks_mut::<16>().0;
-        for first in self.rows.clone().step_by(BLOCK_ROWS) {
-            let rows = first..self.rows.end.min(first + BLOCK_ROWS);
+        let block = (BLOCK_BYTES / self.w.row_bytes()).clamp(1, BLOCK_ROWS);
+        for first in self.rows.clone().step_by(block) {
+            let rows = first..self.rows.end.min(first + block);
             let mut token = self.tokens.start;
             while token < self.tokens.end {
                 let x = &self.x[token * cols..];
@@ -215,11 +218,16 @@ impl Tile<'_> {
         let size = size_of::<W::Chunk>() / 16;
         let w = from_fn(|r| &self.w.row(self.rows.start + row + r)[k.start * size..k.end * size]);
         let kept = self.chains[row * T..(row + R) * T].as_chunks_mut::<T>().0;
-        let mut chains: [[S::F; T]; R] = from_fn(|r| from_fn(|t| s.load(&kept[r][t])));
+        let mut chains = [[s.splat(0.0); T]; R];
+        for r in 0..R {
+            for t in 0..T {
+                chains[r][t] = s.load(&kept[r][t]);
+            }
+        }
         add_products::<S, W, R, T>(s, w, x, &mut chains, None);
-        for (kept, chains) in kept.iter_mut().zip(chains) {
-            for (kept, chain) in kept.iter_mut().zip(chains) {
-                s.store(chain, kept);
+        for r in 0..R {
+            for t in 0..T {
+                s.store(chains[r][t], &mut kept[r][t]);
             }
         }
     }
@@ -243,12 +251,19 @@ fn add_products<S: Simd, W: Weight, const R: usize, const T: usize>(
             let bytes = R * size_of::<W::Chunk>();
             prefetch_stream(ahead.wrapping_add(i * bytes), bytes);
         }
-        let x: [S::F; T] = from_fn(|t| s.load(&x_chunks[t][i]));
-        for r in 0..R {
-            let w = W::load(s, &w_chunks[r][i]);
-            for t in 0..T {
-                chains[r][t] = s.fma(w, x[t], chains[r][t]);
+        // Loaded once for each part, of which the rest is not used and so not loaded.
+        for part in 0..S::PARTS {
+            let mut w = [s.splat(0.0); R];
+            for r in 0..R {
+                w[r] = W::load(s, &w_chunks[r][i]);
             }
+            for t in 0..T {
+                let x = s.load(&x_chunks[t][i]);
+                for r in 0..R {
+                    chains[r][t] = s.fma_part(part, w[r], x, chains[r][t]);
+                }
+            }
+            s.in_turn();
         }
     }
     if !x[0].len().is_multiple_of(16) {

@@ -1,6 +1,6 @@
-//! What this machine can do at most: read bandwidth of its memory, and int8 products.
+//! What this machine can do at most: read bandwidth of its memory, and products of int8 and of f32.
 //!
-//! Both are measured with the same vector operations as the kernels, on all threads of a team, and the best of
+//! All are measured with the same vector operations as the kernels, on all threads of a team, and the best of
 //! several runs counts: they are limits to compare kernels with, not averages.
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -68,12 +68,23 @@ impl Op for Read<'_> {
 
 /// int8 multiplications and additions per second (a product added up is two), on operands in the first-level cache.
 pub fn int8_peak(team: &Team) -> f64 {
+    peak(team, |rounds| team.isa().dispatch(Multiply { rounds }))
+}
+
+/// f32 multiplications and additions per second (a fused one is two), on operands in registers.
+pub fn f32_peak(team: &Team) -> f64 {
+    peak(team, |rounds| team.isa().dispatch_floats(Fuse { rounds }))
+}
+
+/// Operations per second when every thread runs `work`, which is given a number of rounds and returns how many
+/// operations these were.
+fn peak(team: &Team, work: impl Fn(usize) -> u64 + Sync) -> f64 {
     let run = |rounds: usize| {
         let mut ops = vec![0u64; team.threads()];
         let shared = SharedMut::new(&mut ops);
         let start = Instant::now();
         team.run(|worker| {
-            let done = team.isa().dispatch(Multiply { rounds });
+            let done = work(rounds);
             // SAFETY: every thread has an element of its own.
             let mine = unsafe { shared.slice(worker.index..worker.index + 1) };
             mine[0] = done;
@@ -137,6 +148,43 @@ fn multiply<S: Simd, const T: usize>(simd: S, rounds: usize) -> u64 {
     (rounds * INNER * STEPS * 4 * S::ROWS * T * 2) as u64
 }
 
+/// `rounds` × [`INNER`] multiply-adds into each of as many vectors as fit into registers; gives the number of operations.
+struct Fuse {
+    rounds: usize,
+}
+
+impl Op for Fuse {
+    type Output = u64;
+
+    #[inline(always)]
+    fn call<S: Simd>(self, simd: S) -> u64 {
+        if const { S::ACCUMULATORS >= 24 } {
+            fuse::<S, 24>(simd, self.rounds)
+        } else if const { S::ACCUMULATORS >= 6 } {
+            fuse::<S, 6>(simd, self.rounds)
+        } else {
+            fuse::<S, 1>(simd, self.rounds)
+        }
+    }
+}
+
+#[inline(always)]
+fn fuse<S: Simd, const N: usize>(simd: S, rounds: usize) -> u64 {
+    let (a, b) = (simd.splat(black_box(0.5)), simd.splat(black_box(1.0)));
+    let mut acc = [b; N];
+    for _ in 0..rounds * INNER {
+        for acc in &mut acc {
+            *acc = simd.fma(a, *acc, b);
+        }
+    }
+    let mut sum = 0.0;
+    for acc in acc {
+        sum += simd.sum(acc);
+    }
+    black_box(sum);
+    (rounds * INNER * N * 16 * 2) as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,8 +196,9 @@ mod tests {
             let team = Team::new(2, isa).unwrap();
             let bandwidth = read_bandwidth(&team, 8 << 20).unwrap();
             assert!((1e7..1e13).contains(&bandwidth), "{isa}: {bandwidth} bytes/s");
-            let peak = int8_peak(&team);
-            assert!((1e6..1e15).contains(&peak), "{isa}: {peak} op/s");
+            for peak in [int8_peak(&team), f32_peak(&team)] {
+                assert!((1e6..1e15).contains(&peak), "{isa}: {peak} op/s");
+            }
         }
     }
 }

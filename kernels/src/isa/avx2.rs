@@ -9,7 +9,18 @@ macro_rules! impl_floats {
     ($($token:ident)*) => {$(
         impl Floats for $token {
             type F = [__m256; 2];
+            const PARTS: usize = 2;
 
+            #[inline(always)]
+            fn fma_part(self, part: usize, a: Self::F, b: Self::F, mut c: Self::F) -> Self::F {
+                c[part] = op!(_mm256_fmadd_ps(a[part], b[part], c[part]));
+                c
+            }
+            #[inline(always)]
+            fn in_turn(self) {
+                // SAFETY: no instruction at all.
+                unsafe { std::arch::asm!("", options(nostack, preserves_flags)) }
+            }
             #[inline(always)]
             fn splat(self, x: f32) -> Self::F {
                 op!([_mm256_set1_ps(x); 2])

@@ -35,6 +35,18 @@ pub trait Floats: Copy {
     /// broadcast value stay free. 6 suits 16 registers of 8 lanes and 32 of 4.
     const ACCUMULATORS: usize = 6;
 
+    /// The registers of a vector, where kernels that need them all should work on one after the other.
+    const PARTS: usize = 1;
+
+    /// a · b + c in the lanes of part `part` of [`Floats::PARTS`], as [`Floats::fma`]; the others are those of c.
+    #[inline(always)]
+    fn fma_part(self, _part: usize, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        self.fma(a, b, c)
+    }
+    /// Keeps the compiler from reading memory for what follows before what precedes is done.
+    #[inline(always)]
+    fn in_turn(self) {}
+
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F;
     /// Lane i = `x[i]`.

@@ -7,7 +7,7 @@ use lapwing::engine::{parse_isa, team};
 use lapwing::sampler::Rng;
 use lapwing_kernels::isa::Isa;
 use lapwing_kernels::kv::{BLOCK, KvShape};
-use lapwing_kernels::probe::int8_peak;
+use lapwing_kernels::probe::{f32_peak, int8_peak};
 use lapwing_kernels::team::Team;
 use lapwing_models::decoder::{MAX_BATCH, Want, Workspace, forward};
 use lapwing_models::gguf::OpenOptions;
@@ -117,7 +117,6 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
     };
     let lora = sources.iter().any(|(options, _)| !options.lora.is_empty());
     let mut report = Report::new(std::io::stdout().lock(), ui.output.unwrap_or(Output::Md), lora);
-    let mut limits = Limits::default();
     for (options, source) in &sources {
         let kvs = match args.kv_type.as_slice() {
             [] => vec![options.session()?.kv_type],
@@ -130,13 +129,14 @@ pub fn run(args: Args, ui: &Ui) -> anyhow::Result<()> {
         for &isa in &isas {
             for &threads in &threads.0 {
                 let team = team(threads, isa)?;
-                if !args.no_limits {
-                    ui.notice("measuring the limits of this machine …");
-                    limits.measure(&team)?;
-                }
+                let mut limits = Limits::default();
                 let stacks = stacks(&model, &team, &options.lora)?;
                 for test in &tests {
                     std::thread::sleep(Duration::from_secs(args.delay));
+                    if !args.no_limits {
+                        ui.notice("measuring the limits of this machine …");
+                        limits.measure(&team, &model)?;
+                    }
                     let base = describe(&model, &team, test, !args.no_mmap);
                     ui.notice(&format!("{}: {}, {threads} threads …", base.model_type, base.test()));
                     let samples = measure(&model, &team, &stacks, test, &args)?;
@@ -195,9 +195,16 @@ struct Limits {
 }
 
 impl Limits {
-    fn measure(&mut self, team: &Team) -> anyhow::Result<()> {
-        self.read_gb_s = measure_bandwidth(team.threads())?.map(|bytes| bytes / 1e9);
-        self.gops = Some(int8_peak(team) / 1e9);
+    /// Measures once more; the highest of all measurements counts.
+    fn measure(&mut self, team: &Team, model: &Model) -> anyhow::Result<()> {
+        let read = measure_bandwidth(team.threads())?.map(|bytes| bytes / 1e9);
+        self.read_gb_s = [self.read_gb_s, read].into_iter().flatten().reduce(f64::max);
+        let params = |quantised: bool| {
+            let tensors = model.gguf().tensors().filter(|t| t.ty.is_quantised() == quantised);
+            tensors.map(|t| t.len()).sum::<usize>()
+        };
+        let gops = if params(true) > params(false) { int8_peak(team) } else { f32_peak(team) } / 1e9;
+        self.gops = Some(self.gops.map_or(gops, |before| before.max(gops)));
         Ok(())
     }
 }
@@ -312,9 +319,9 @@ fn describe(model: &Model, team: &Team, test: &Test, mmap: bool) -> Row {
         size += tensor.data.len() as u64;
         params += tensor.len() as u64;
     }
-    // A lone embedding is looked up, one row a token; when it is also the output matrix it is read.
-    let embedding = gguf.tensor("token_embd.weight").filter(|_| !model.weights().tied);
-    let unused = embedding.map_or(0, |e| e.len() as u64);
+    // The embedding is looked up, one row a token, and the output matrix is needed for the last token alone.
+    let unused = ["token_embd.weight", "output.weight"].into_iter().filter_map(|name| gguf.tensor(name));
+    let unused: u64 = unused.map(|tensor| tensor.len() as u64).sum();
     Row {
         model_filename: gguf.path().display().to_string(),
         model_type: load::model_type(model),

@@ -60,11 +60,12 @@ pub struct Row {
     pub read_gb_s: Option<f64>,
     /// Read bandwidth measured in this process, 10⁹ bytes/s.
     pub peak_read_gb_s: Option<f64>,
-    /// int8 dot peak measured in this process, 10⁹ operations/s (a multiply and an add are two).
+    /// Peak of int8 products, or of f32 ones for float weights, measured in this process, 10⁹ operations/s (a multiply and
+    /// an add are two).
     pub peak_gops: Option<f64>,
     /// Share of the limit that holds this test, percent: of the bandwidth in generation, of the peak in prefill.
     pub roofline_pct: Option<f64>,
-    /// Weights that every token is multiplied with.
+    /// Weights that every token of a prompt is multiplied with.
     #[serde(skip)]
     pub used_params: u64,
 }
