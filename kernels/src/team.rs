@@ -12,6 +12,7 @@ use crate::ahead::Idle;
 use crate::buffer::{Buffer, Plain, cast_mut};
 use crate::format::TensorType;
 use crate::isa::Isa;
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomData;
@@ -27,6 +28,11 @@ use std::time::{Duration, Instant};
 const SPINS: u32 = 2000;
 /// How long a follower yields before it sleeps. Sampling and printing a token take less.
 const YIELD: Duration = Duration::from_millis(2);
+
+/// What `work` makes of each of `items`, in their order, on all cores; for work that has no team, such as opening files.
+pub fn map_all<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Send + Sync) -> Vec<R> {
+    items.par_iter().map(work).collect()
+}
 
 /// Threads working in step on one kernel at a time, and the instruction set they use.
 pub struct Team {
