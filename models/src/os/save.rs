@@ -33,9 +33,9 @@ impl NewFile {
     /// # Errors
     /// As there.
     pub fn create_private(target: &Path) -> Result<Self> {
-        let mut options = OpenOptions::new();
+        let options = OpenOptions::new();
         #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let options = std::os::unix::fs::OpenOptionsExt::mode(&mut options.clone(), 0o600).clone();
         Self::begin(target, options)
     }
 
