@@ -5,7 +5,7 @@ use super::{Format, Group, Quantised, TensorType};
 use crate::isa::{Simd, four};
 
 /// The steps of the IQ4 formats: finer near zero, where most weights are.
-pub(super) const LUT: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub(crate) const LUT: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// [`LUT`] as u8 with bias 128, twice, for [`lookup`].
 pub(crate) static BIASED: [u8; 32] = {

@@ -22,7 +22,7 @@ mod unpack;
 use crate::isa::{Isa, Op, Simd};
 pub use block::{Bytes, as_blocks, as_blocks_mut};
 #[cfg(target_arch = "x86_64")]
-pub(crate) use iq4_nl::BIASED as IQ4_BIASED;
+pub(crate) use iq4_nl::{BIASED as IQ4_BIASED, LUT as IQ4_LUT};
 pub(crate) use tensor_type::with_format;
 pub use tensor_type::{TensorType, blocks};
 #[allow(unused_imports)] // For the kernels.

@@ -6,7 +6,7 @@
 use super::{Prepared, Rows};
 use crate::ahead::prefetch_stream;
 use crate::format::blocks::{Iq4Nl, Q4_0, Q4_1, Q5_0, Q5_1};
-use crate::format::{IQ4_BIASED, Quantised, as_blocks_mut};
+use crate::format::{IQ4_LUT, Quantised, as_blocks_mut};
 use crate::isa::{Avx2, Dots, Op, Simd, WIDE_OFFSET, four, two};
 use std::arch::x86_64::*;
 
@@ -88,8 +88,7 @@ pub(super) fn nibbles(x: __m256i) -> [__m256i; 2] {
 #[inline(always)]
 pub(super) fn looked_up(x: __m256i) -> [__m256i; 2] {
     op! {
-        let values = _mm256_broadcastsi128_si256(_mm_loadu_si128(IQ4_BIASED.as_ptr().cast()));
-        let values = _mm256_xor_si256(values, _mm256_set1_epi8(-128));
+        let values = _mm256_broadcastsi128_si256(_mm_loadu_si128(IQ4_LUT.as_ptr().cast()));
         let [low, high] = nibbles(x);
         [_mm256_shuffle_epi8(values, low), _mm256_shuffle_epi8(values, high)]
     }

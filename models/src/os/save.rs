@@ -33,9 +33,10 @@ impl NewFile {
     /// # Errors
     /// As there.
     pub fn create_private(target: &Path) -> Result<Self> {
-        let options = OpenOptions::new();
+        #[cfg_attr(not(unix), expect(unused_mut))]
+        let mut options = OpenOptions::new();
         #[cfg(unix)]
-        let options = std::os::unix::fs::OpenOptionsExt::mode(&mut options.clone(), 0o600).clone();
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         Self::begin(target, options)
     }
 

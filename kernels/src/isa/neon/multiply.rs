@@ -41,15 +41,6 @@ pub trait Multiply: Copy + Send + Sync + 'static {
     ) -> [Rows; T];
 }
 
-/// The weights of four rows at four values of k, from `w`.
-///
-/// # Safety
-/// 16 bytes lie at `w`, and the machine has NEON.
-#[inline(always)]
-unsafe fn weights(w: *const u8) -> uint8x16_t {
-    neon!(vld1q_u8(w))
-}
-
 /// `smull`, `smlal` and `sadalp`: products and their sums in 16 bits first.
 #[derive(Clone, Copy, Debug)]
 pub struct Widening;
@@ -88,7 +79,7 @@ impl Multiply for Widening {
                 let mut words = [[vdupq_n_s16(0); 4]; T];
                 for k in from..from + level {
                     let w: [int8x16_t; 2] =
-                        from_fn(|i| vreinterpretq_s8_u8(weights(w.add(32 * k + 16 * i))));
+                        from_fn(|i| vreinterpretq_s8_u8(vld1q_u8(w.add(32 * k + 16 * i))));
                     for (t, words) in words.iter_mut().enumerate() {
                         let a = vreinterpretq_s8_s32(vld1q_dup_s32(a.add(k * T + t)));
                         *words = [
@@ -186,7 +177,7 @@ macro_rules! dot_instruction {
                 // SAFETY: the caller has the instruction, `steps` steps of eight rows at `w` and of T tokens at `a`.
                 unsafe {
                     for k in 0..steps {
-                        let w: [uint8x16_t; 2] = from_fn(|i| weights(w.add(32 * k + 16 * i)));
+                        let w: [uint8x16_t; 2] = from_fn(|i| vld1q_u8(w.add(32 * k + 16 * i)));
                         let a = a.add(k * T);
                         let low = words(a, T);
                         let high = if T > 4 { words(a.add(4), T - 4) } else { low };
