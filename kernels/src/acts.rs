@@ -3,6 +3,7 @@ use crate::ahead::{READ, prefetch};
 use crate::buffer::{Buffer, cast_mut, split};
 use crate::isa::{Isa, Op, Simd, eight};
 use crate::norm::{self, rms_norm};
+use crate::outlier::{self, Outlier};
 use crate::team::{Scratch, SharedMut, Team};
 use std::ops::Range;
 
@@ -18,7 +19,7 @@ pub(crate) const ACT_WORDS: usize = 9;
 const TINY: f32 = 1e-30;
 
 /// Rows of activations in the form that quantised products of more than one token read: i8 quants with one f32 scale
-/// d = max |x| / 127 per 32 values, and their sums.
+/// d = max |x| / 127 per 32 values, and their sums. Of normed rows an outlier is left out.
 ///
 /// Tokens come in tiles, as a panel takes them. A tile lies where its tokens would with rows of the greatest length, so
 /// that the thread which writes it has written there before: to take memory over from another core costs more than to
@@ -39,6 +40,10 @@ pub struct Acts {
     packed: Buffer<i32>,
     /// Likewise `[class 0..4][block of the class][2][T]` sums of the quants, of the first 16 of a block and the others.
     sums: Buffer<i32>,
+    /// What the quants of each row leave out.
+    found: Vec<Option<Outlier>>,
+    /// These in the order of their channels.
+    outliers: Vec<Outlier>,
 }
 
 /// Blocks of a row of `cols` values, padded to whole groups.
@@ -59,6 +64,8 @@ pub(crate) struct Row<'a> {
     pub sums: &'a [i32],
     /// `[3][blocks]` the sums times the scale.
     pub scaled: &'a [f32],
+    /// What the quants leave out.
+    pub outlier: Option<Outlier>,
 }
 
 /// The argument of products.
@@ -114,14 +121,17 @@ impl<'a> Source<'a> {
             }
         };
         let (q, d, sums, scaled) = (cast_mut(q), cast_mut(d), cast_mut(sums), cast_mut(scaled));
-        isa.dispatch(QuantiseRow { x, q, d, sums, scaled });
-        (x, Row { t: 0, q, d, sums, scaled })
+        let find = norm.is_some();
+        let outlier = isa.dispatch(QuantiseRow { x, find, q, d, sums, scaled });
+        (x, Row { t: 0, q, d, sums, scaled, outlier })
     }
 }
 
 /// Quantises a row into the parts of a [`Row`].
 struct QuantiseRow<'a> {
     x: &'a [f32],
+    /// Leave out an outlier.
+    find: bool,
     q: &'a mut [i8],
     d: &'a mut [f32],
     sums: &'a mut [i32],
@@ -129,14 +139,15 @@ struct QuantiseRow<'a> {
 }
 
 impl Op for QuantiseRow<'_> {
-    type Output = ();
+    type Output = Option<Outlier>;
 
     #[inline(always)]
-    fn call<S: Simd>(self, simd: S) {
-        let QuantiseRow { x, q, d, sums, scaled } = self;
+    fn call<S: Simd>(self, simd: S) -> Option<Outlier> {
+        let QuantiseRow { x, find, q, d, sums, scaled } = self;
+        let outlier = if find { outlier::find(simd, x, 0) } else { None };
         let blocks = d.len();
         for (g, (q, d)) in q.as_chunks_mut().0.iter_mut().zip(d.as_chunks_mut().0).enumerate() {
-            let [lo, hi] = quantise_group(simd, x.get(g * GROUP..).unwrap_or(&[]), q, d);
+            let [lo, hi] = quantise_group(simd, x, g, outlier, q, d);
             let d = simd.f4_load(d);
             for (i, sum) in [lo, hi, simd.i4_add(lo, hi)].into_iter().enumerate() {
                 let at = i * blocks + 4 * g..i * blocks + 4 * g + 4;
@@ -144,6 +155,7 @@ impl Op for QuantiseRow<'_> {
                 scaled[at].copy_from_slice(&simd.f4_array(simd.f4_mul(simd.i4_float(sum), d)));
             }
         }
+        outlier
     }
 }
 
@@ -161,6 +173,8 @@ impl Acts {
             tile: 0,
             packed: Buffer::zeros(max_tokens * blocks * ACT_WORDS),
             sums: Buffer::zeros(max_tokens * blocks * 2),
+            found: Vec::new(),
+            outliers: Vec::new(),
         }
     }
 
@@ -181,11 +195,11 @@ impl Acts {
     pub(crate) fn set(&mut self, team: &Team, source: Source) {
         let (n, cols) = (source.tokens(), source.cols);
         assert!(n <= self.max_tokens && cols <= self.max_cols, "activations exceed their room");
-        let Some((weight, eps)) = source.norm else { return self.quantise(team, source.x, n, cols) };
+        let Some((weight, eps)) = source.norm else { return self.quantise(team, source.x, n, cols, false) };
         let mut normed = std::mem::take(&mut self.normed);
         normed.grow(n * cols);
         rms_norm(team, source.x, cols, Some(weight), eps, &mut normed[..n * cols]);
-        self.quantise(team, &normed[..n * cols], n, cols);
+        self.quantise(team, &normed[..n * cols], n, cols, true);
         self.normed = normed;
     }
 
@@ -197,7 +211,8 @@ impl Acts {
         }
     }
 
-    fn quantise(&mut self, team: &Team, x: &[f32], n: usize, cols: usize) {
+    /// Without outliers, when it is to `find` them.
+    fn quantise(&mut self, team: &Team, x: &[f32], n: usize, cols: usize, find: bool) {
         self.n = n;
         self.cols = cols;
         self.blocks = padded_blocks(cols);
@@ -206,16 +221,24 @@ impl Acts {
         let tile = self.tile;
         let room = self.room();
         let (packed, sums) = (SharedMut::new(&mut self.packed), SharedMut::new(&mut self.sums));
+        self.found.clear();
+        self.found.resize(n, None);
+        let found = SharedMut::new(&mut self.found);
         let quantise = |tokens: Range<usize>| {
             let part = |unit: usize| {
                 (tokens.start * room * unit)..(tokens.start * room + tokens.len() * blocks) * unit
             };
             // SAFETY: `blocks` is at most `room`, so that different tiles do not overlap, and one thread has this one.
             let (packed, sums) = unsafe { (packed.slice(part(ACT_WORDS)), sums.slice(part(2))) };
+            // SAFETY: likewise.
+            let found = unsafe { found.slice(tokens.clone()) };
             let x = &x[tokens.start * cols..];
-            team.isa().dispatch(QuantiseTile { x, cols, count: tokens.len(), packed, sums });
+            team.isa().dispatch(QuantiseTile { x, cols, find, first: tokens.start, found, packed, sums });
         };
         team.run(|w| w.share(n.div_ceil(tile)).for_each(|i| quantise(tile_tokens(n, tile, i))));
+        self.outliers.clear();
+        self.outliers.extend(self.found.iter().flatten());
+        self.outliers.sort_unstable_by_key(|outlier| (outlier.channel, outlier.t));
     }
 
     /// Blocks of the longest row.
@@ -226,6 +249,11 @@ impl Acts {
     /// Blocks of a padded row, a multiple of 4.
     pub(crate) fn blocks(&self) -> usize {
         self.blocks
+    }
+
+    /// What the quants leave out, in the order of channels.
+    pub(crate) fn outliers(&self) -> &[Outlier] {
+        &self.outliers
     }
 
     /// The tokens of each tile.
@@ -303,12 +331,16 @@ impl Op for TileTokens {
     }
 }
 
-/// Quantises `count` rows, at most 8, as one tile.
+/// Quantises as many rows as `found` has, at most 8, as one tile.
 struct QuantiseTile<'a> {
-    /// `[count or more][cols]`
+    /// Those rows and the following.
     x: &'a [f32],
     cols: usize,
-    count: usize,
+    /// Leave out outliers.
+    find: bool,
+    /// Number of the first row.
+    first: usize,
+    found: &'a mut [Option<Outlier>],
     packed: &'a mut [i32],
     sums: &'a mut [i32],
 }
@@ -321,8 +353,13 @@ impl Op for QuantiseTile<'_> {
 
     #[inline(always)]
     fn call<S: Simd>(self, simd: S) {
-        let QuantiseTile { x, cols, count, packed, sums: packed_sums } = self;
-        let groups = cols.div_ceil(GROUP);
+        let QuantiseTile { x, cols, find, first, found, packed, sums: packed_sums } = self;
+        let (count, groups) = (found.len(), cols.div_ceil(GROUP));
+        if find {
+            for t in 0..count {
+                found[t] = outlier::find(simd, &x[t * cols..(t + 1) * cols], first + t);
+            }
+        }
         let (mut q, mut d, mut sums) = ([[0; GROUP]; 8], [[0.0; 4]; 8], [[[0; 4]; 2]; 8]);
         for g in 0..groups {
             for t in 0..count {
@@ -331,7 +368,7 @@ impl Op for QuantiseTile<'_> {
                     if g + AHEAD < groups { (t, g + AHEAD) } else { (t + count, g + AHEAD - groups) };
                 prefetch::<READ>(x.as_ptr().wrapping_add(row * cols + group * GROUP).cast(), 4 * GROUP);
                 let row = &x[t * cols..(t + 1) * cols];
-                let [lo, hi] = quantise_group(simd, &row[g * GROUP..], &mut q[t], &mut d[t]);
+                let [lo, hi] = quantise_group(simd, row, g, found[t], &mut q[t], &mut d[t]);
                 sums[t] = [simd.i4_array(lo), simd.i4_array(hi)];
             }
             for b in 0..4 {
@@ -366,10 +403,27 @@ fn pack<S: Simd>(simd: S, q: &[[i8; GROUP]; 8], b: usize, count: usize, words: &
     }
 }
 
-/// Quantises the first 128 values of `x` (zeros beyond its end), with the scales of its blocks. Gives the sums of the
-/// first and the second halves of the blocks.
+/// Quantises group `g` of the row `x` (zeros beyond its end, and in the place of an outlier), with the scales of its
+/// blocks. Gives the sums of the first and the second halves of the blocks.
 #[inline(always)]
-fn quantise_group<S: Simd>(simd: S, x: &[f32], q: &mut [i8; GROUP], d: &mut [f32; 4]) -> [S::I4; 2] {
+fn quantise_group<S: Simd>(
+    simd: S,
+    x: &[f32],
+    g: usize,
+    outlier: Option<Outlier>,
+    q: &mut [i8; GROUP],
+    d: &mut [f32; 4],
+) -> [S::I4; 2] {
+    let mut x = x.get(g * GROUP..).unwrap_or(&[]);
+    let mut without = [0.0; GROUP];
+    if let Some(Outlier { channel, .. }) = outlier
+        && channel / GROUP == g
+    {
+        let without = &mut without[..x.len().min(GROUP)];
+        without.copy_from_slice(&x[..without.len()]);
+        without[channel % GROUP] = 0.0;
+        x = without;
+    }
     let (blocks, _) = q.as_chunks_mut::<BLOCK>();
     for b in 0..4 {
         d[b] = quantise_block(simd, x.get(b * BLOCK..).unwrap_or(&[]), &mut blocks[b]);
@@ -418,8 +472,8 @@ mod tests {
             let team = Team::new(2, isa).unwrap();
             let mut acts = Acts::new(4, 512);
             // Leftovers of a larger use must not show in the padding.
-            acts.quantise(&team, &values(4 * 512), 4, 512);
-            acts.quantise(&team, &x, n, cols);
+            acts.quantise(&team, &values(4 * 512), 4, 512, false);
+            acts.quantise(&team, &x, n, cols, false);
             let (mut halves, mut wholes) = (vec![0; 2 * n * 8], vec![0; n * 8]);
             acts.packed_init(-1, 2, &mut halves);
             acts.packed_scaled(1, &mut wholes);
@@ -462,7 +516,7 @@ mod tests {
     fn tiny_blocks_are_zero() {
         let team = Team::new(1, Isa::best()).unwrap();
         let mut acts = Acts::new(1, 32);
-        acts.quantise(&team, &[1e-38; 32], 1, 32);
+        acts.quantise(&team, &[1e-38; 32], 1, 32, false);
         let (quants, scales) = acts.row(0);
         assert_eq!((scales[0], quants[0]), (0.0, 0));
     }

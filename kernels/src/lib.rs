@@ -19,6 +19,8 @@ pub mod low_rank;
 mod math;
 mod matvec;
 pub mod norm;
+mod out;
+pub mod outlier;
 mod panel;
 pub mod probe;
 pub mod rope;

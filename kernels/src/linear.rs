@@ -1,12 +1,14 @@
 //! Matrix products of quantised or float weights with activations.
 use crate::activation::{self, Activation, gated};
 use crate::acts::{Acts, MATVEC_TOKENS, Row, Source};
-use crate::ahead::{Ahead, DISTANCE, READ, WRITE, prefetch};
+use crate::ahead::{Ahead, DISTANCE, READ, prefetch};
 use crate::format::TensorType;
-use crate::isa::{Floats, Isa, Op, Simd};
+use crate::isa::Isa;
 use crate::linear_float::float_rows;
 use crate::low_rank::{Apply, LowRankSum};
 use crate::matvec::matvec;
+use crate::out::{Out, PutTile};
+use crate::outlier::{Columns, add_outliers};
 use crate::panel::matmul;
 use crate::team::{Place, Scratch, SharedMut, Team, Worker, pause};
 use std::ops::Range;
@@ -21,6 +23,7 @@ pub struct Matrix<'a> {
     cols: usize,
     row_bytes: usize,
     data: &'a [u8],
+    columns: Option<&'a Columns>,
 }
 
 /// The bytes do not hold a matrix of this shape.
@@ -45,9 +48,20 @@ impl<'a> Matrix<'a> {
     pub fn new(ty: TensorType, rows: usize, cols: usize, data: &'a [u8]) -> Result<Matrix<'a>, ShapeError> {
         let row_bytes = ty.row_bytes(cols).filter(|bytes| bytes.checked_mul(rows) == Some(data.len()));
         match row_bytes {
-            Some(row_bytes) => Ok(Matrix { ty, rows, cols, row_bytes, data }),
+            Some(row_bytes) => Ok(Matrix { ty, rows, cols, row_bytes, data, columns: None }),
             None => Err(ShapeError { ty, rows, cols, len: data.len() }),
         }
+    }
+
+    /// With a place where products keep columns of this matrix, and of no other.
+    #[must_use]
+    pub fn with_columns(self, columns: &'a Columns) -> Self {
+        Matrix { columns: Some(columns), ..self }
+    }
+
+    /// Columns of this matrix that are kept.
+    pub(crate) fn columns(&self) -> Option<&'a Columns> {
+        self.columns
     }
 
     /// Element type.
@@ -156,7 +170,7 @@ pub fn linear(team: &Team, acts: &mut Acts, source: Source, products: &mut [Prod
     let deltas = Deltas::new(products, &mut t, n, team.threads());
     let (mut units, mut count) = (0, 0);
     let mut jobs = Vec::with_capacity(products.len());
-    for p in products {
+    for p in products.iter_mut() {
         jobs.push((
             Job { w: p.w, low_rank: p.low_rank, first_delta: count, first_unit: units },
             Out::new(p.out, p.out_stride, p.bias, p.add),
@@ -195,6 +209,7 @@ pub fn linear(team: &Team, acts: &mut Acts, source: Source, products: &mut [Prod
         }
         idle.set(then);
     });
+    keep_columns(team, products);
 }
 
 /// `out` = act(gate · x) · (up · x), `[n][rows]`, for two products of as many rows, in one phase of the team with one
@@ -255,10 +270,7 @@ pub fn gated_linear(
             for (i, values) in [&mut *gates, &mut *ups].into_iter().enumerate() {
                 let part = |i: usize| jobs[i].w.part(&rows);
                 let ahead = Ahead { here: part(i), next: if i == 0 { part(1) } else { then } };
-                jobs[i].tile(input, rows.clone(), &deltas, scratch, ahead, values, stride);
-                if let Some(bias) = biases[i] {
-                    values.iter_mut().zip(&bias[rows.clone()]).for_each(|(y, b)| *y += b);
-                }
+                jobs[i].tile(input, rows.clone(), biases[i], &deltas, scratch, ahead, values, stride);
             }
             // SAFETY: each unit is claimed by one thread.
             let out = unsafe { out.slice(rows.clone()) };
@@ -266,6 +278,16 @@ pub fn gated_linear(
         }
         idle.set(then);
     });
+    keep_columns(team, products);
+}
+
+/// Keeps what the products were missing.
+fn keep_columns(team: &Team, products: &[Product]) {
+    for Product { w, .. } in products {
+        if let Some(columns) = w.columns {
+            columns.keep_missing(team, w);
+        }
+    }
 }
 
 /// Values of the products with A of all deltas, for each token.
@@ -323,9 +345,14 @@ impl<'a> Input<'a> {
             return float_rows(isa, w, rows, (self.x, tokens), out, scratch, ahead);
         }
         match self.quantised {
-            Quants::Many(acts) => matmul(isa, w, rows, (acts, tokens), out, scratch),
-            Quants::One(row) => matvec(isa, w, rows, row, out, scratch, ahead),
+            Quants::Many(acts) => matmul(isa, w, rows.clone(), (acts, tokens.clone()), out, scratch),
+            Quants::One(row) => matvec(isa, w, rows.clone(), row, out, scratch, ahead),
         }
+        let outliers = match &self.quantised {
+            Quants::Many(acts) => acts.outliers(),
+            Quants::One(row) => row.outlier.as_slice(),
+        };
+        add_outliers(isa, w, rows, (outliers, tokens), out);
     }
 }
 
@@ -464,29 +491,31 @@ impl Job<'_> {
             let stride = part.len().next_multiple_of(UNIT);
             let tile = tile.get::<f32>(input.n * stride);
             let ahead = Ahead { here: &ahead.here[(row - rows.start) * self.w.row_bytes..], ..ahead };
-            self.tile(input, part.clone(), deltas, scratch, ahead, tile, stride);
+            self.tile(input, part.clone(), None, deltas, scratch, ahead, tile, stride);
             input.isa.dispatch_floats(PutTile { out, rows: part, tile, stride });
         }
     }
 
     /// Computes the rows `rows` with their deltas for all tokens, into `tile`, `[n][stride]`, of rows rounded up to
-    /// units.
+    /// units. A `bias` is added when it is without deltas: before outliers, or else at the end, behind their gains.
     #[allow(clippy::too_many_arguments)]
     fn tile(
         &self,
         input: &Input,
         rows: Range<usize>,
+        bias: Option<&[f32]>,
         deltas: &Deltas,
         scratch: &mut Scratch,
         ahead: Ahead,
         tile: &mut [f32],
         stride: usize,
     ) {
+        let plain = self.low_rank.deltas.is_empty();
         let out = Out {
             first_row: rows.start,
             out: SharedMut::new(tile),
             stride,
-            bias: None,
+            bias: bias.filter(|_| plain),
             add: false,
             factor: 1.0,
         };
@@ -497,94 +526,21 @@ impl Job<'_> {
             }
         }
         input.multiply(&self.w, rows.clone(), &out, scratch, ahead);
-        if !self.low_rank.deltas.is_empty() {
-            let t = |i| deltas.t(self.first_delta + i);
-            let (row, rows) = (rows.start, rows.len());
-            input.isa.dispatch_floats(Apply { sum: self.low_rank, t, row, rows, tile, stride });
+        if plain {
+            return;
         }
-    }
-}
-
-/// Where a product goes. Threads write the rows they own.
-pub(crate) struct Out<'a> {
-    /// Row of the product that `out` begins with.
-    first_row: usize,
-    out: SharedMut<'a, f32>,
-    stride: usize,
-    bias: Option<&'a [f32]>,
-    add: bool,
-    /// On every value, before bias and residual.
-    factor: f32,
-}
-
-impl<'a> Out<'a> {
-    /// Output of a [`Product`].
-    pub fn new(out: &'a mut [f32], stride: usize, bias: Option<&'a [f32]>, add: bool) -> Self {
-        Out { first_row: 0, out: SharedMut::new(out), stride, bias, add, factor: 1.0 }
-    }
-
-    /// Asks for the memory where token `t` has these rows: another core may have it.
-    #[inline(always)]
-    pub fn ask(&self, t: usize, rows: Range<usize>) {
-        let at = t * self.stride + rows.start - self.first_row;
-        prefetch::<WRITE>(self.out.as_ptr().wrapping_add(at).cast(), 4 * rows.len());
-    }
-
-    /// Finishes the values of consecutive rows from `row` of token `t`: adds bias and residual and stores.
-    ///
-    /// # Safety
-    /// The calling thread owns these rows of the product, or this token.
-    #[inline(always)]
-    pub unsafe fn put<S: Floats>(&self, s: S, t: usize, row: usize, y: &[f32]) {
-        let at = t * self.stride + row - self.first_row;
-        // SAFETY: rows have one owner each.
-        let out = unsafe { self.out.slice(at..at + y.len()) };
-        let bias = self.bias.map(|bias| &bias[row..row + y.len()]);
-        let whole = y.len() / 16 * 16;
-        for i in (0..whole).step_by(16) {
-            let out: &mut [f32; 16] = out[i..].first_chunk_mut().expect("whole vectors");
-            let mut v = s.mul(s.splat(self.factor), s.load(lanes(&y[i..])));
-            if let Some(bias) = bias {
-                v = s.add(v, s.load(lanes(&bias[i..])));
-            }
-            if self.add {
-                v = s.add(s.load(out), v);
-            }
-            s.store(v, out);
-        }
-        for i in whole..y.len() {
-            let y = self.factor * y[i];
-            let y = match bias {
-                Some(bias) => y + bias[i],
-                None => y,
-            };
-            out[i] = if self.add { out[i] + y } else { y };
-        }
-    }
-}
-
-/// The first 16.
-#[inline(always)]
-pub(crate) fn lanes(values: &[f32]) -> &[f32; 16] {
-    values.first_chunk().expect("whole vectors")
-}
-
-/// Puts a tile of finished rows, `[tokens][stride]`.
-struct PutTile<'a> {
-    out: &'a Out<'a>,
-    rows: Range<usize>,
-    tile: &'a [f32],
-    stride: usize,
-}
-
-impl Op for PutTile<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call<S: Simd>(self, simd: S) {
-        for (t, y) in self.tile.chunks_exact(self.stride).enumerate() {
-            // SAFETY: the thread that has the tile owns its rows.
-            unsafe { self.out.put(simd, t, self.rows.start, &y[..self.rows.len()]) };
+        let t = |i| deltas.t(self.first_delta + i);
+        let (row, count) = (rows.start, rows.len());
+        input.isa.dispatch_floats(Apply {
+            sum: self.low_rank,
+            t,
+            row,
+            rows: count,
+            tile: &mut *tile,
+            stride,
+        });
+        if let Some(bias) = bias {
+            tile.iter_mut().zip(&bias[rows]).for_each(|(y, b)| *y += b);
         }
     }
 }

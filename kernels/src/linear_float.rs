@@ -5,7 +5,8 @@
 use crate::ahead::{Ahead, prefetch_stream};
 use crate::format::TensorType;
 use crate::isa::{Floats, Isa, Op, Simd};
-use crate::linear::{Matrix, Out};
+use crate::linear::Matrix;
+use crate::out::Out;
 use crate::team::Scratch;
 use std::array::from_fn;
 use std::marker::PhantomData;

@@ -1,11 +1,12 @@
 //! A frozen matrix of the model, used where it lies in the file.
-use lapwing_kernels::linear::Matrix;
-
 use crate::gguf::{Gguf, TensorId};
+use lapwing_kernels::linear::Matrix;
+use lapwing_kernels::outlier::Columns;
+use std::sync::Arc;
 
 /// The weights of one product `y = W·x + bias`: a tensor of the file, or some of its rows.
 ///
-/// Holds no weights itself, only where they are; the bias is small and copied.
+/// Holds no weights itself, only where they are, and a few columns; the bias is small and copied.
 #[derive(Clone, Debug)]
 pub struct Linear {
     /// Name of the tensor. Several matrices share it when the file fuses them.
@@ -16,12 +17,14 @@ pub struct Linear {
     rows: usize,
     cols: usize,
     bias: Option<Vec<f32>>,
+    /// Decoded columns, which sessions share.
+    columns: Arc<Columns>,
 }
 
 impl Linear {
     /// Rows `first_row..first_row + rows` of a tensor of `cols` values a row, which the caller has checked.
     pub(crate) fn new(name: String, tensor: TensorId, first_row: usize, rows: usize, cols: usize) -> Self {
-        Self { name, tensor, first_row, rows, cols, bias: None }
+        Self { name, tensor, first_row, rows, cols, bias: None, columns: Arc::default() }
     }
 
     /// Adds `bias`, one value per row.
@@ -66,11 +69,12 @@ impl Linear {
     ///
     /// # Panics
     /// May panic for another file.
-    pub fn matrix<'a>(&self, gguf: &'a Gguf) -> Matrix<'a> {
+    pub fn matrix<'a>(&'a self, gguf: &'a Gguf) -> Matrix<'a> {
         let tensor = gguf.by_id(self.tensor);
         let row_bytes = tensor.ty.row_bytes(self.cols).unwrap_or_default();
         let data = &tensor.data[self.first_row * row_bytes..][..self.rows * row_bytes];
         Matrix::new(tensor.ty, self.rows, self.cols, data)
             .expect("the shape was checked when the model was opened")
+            .with_columns(&self.columns)
     }
 }

@@ -102,7 +102,7 @@ impl Model {
     }
 
     /// The weights of a matrix of this model.
-    pub fn matrix(&self, linear: &Linear) -> Matrix<'_> {
+    pub fn matrix<'a>(&'a self, linear: &'a Linear) -> Matrix<'a> {
         linear.matrix(&self.gguf)
     }
 

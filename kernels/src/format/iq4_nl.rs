@@ -1,6 +1,6 @@
 //! IQ4_NL: 32 values of 4 bits that index a table of uneven steps, v = d·LUT\[q\].
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_signed_scale};
-use super::q4_0::unpack_nibbles;
+use super::q4_0::{nibble, unpack_nibbles};
 use super::{Format, Group, Quantised, TensorType};
 use crate::isa::{Simd, four};
 
@@ -67,6 +67,11 @@ impl Quantised for Iq4Nl {
             d: [simd.f4_f16(four!(b => blocks[b].d)), zero],
             m: [zero; 2],
         }
+    }
+
+    #[inline(always)]
+    fn value(&self, i: usize) -> f32 {
+        f16_value(self.d) * f32::from(LUT[usize::from(nibble(&self.qs, i))])
     }
 }
 

@@ -1,6 +1,7 @@
 //! IQ4_XS: 8 sub-blocks of 32 values, each with a 6-bit scale, v = d·(ls − 32)·LUT\[q\].
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_scale};
 use super::iq4_nl::{BIASED_MAX, LUT, lookup, lut_mean_square};
+use super::q4_0::nibble;
 use super::{Format, Group, Quantised, TensorType};
 use crate::isa::{Simd, four};
 
@@ -75,5 +76,12 @@ impl Quantised for Iq4Xs {
             d: [simd.f4_mul(d, simd.f4_i8(four!(b => scales[4 * half + b]))), zero],
             m: [zero; 2],
         }
+    }
+
+    #[inline(always)]
+    fn value(&self, i: usize) -> f32 {
+        let b = i / 32;
+        let q = nibble(&self.qs.as_chunks().0[b], i % 32);
+        f16_value(self.d) * f32::from(self.scales()[b]) * f32::from(LUT[usize::from(q)])
     }
 }

@@ -66,6 +66,13 @@ impl Quantised for Q2K {
             }),
         }
     }
+
+    #[inline(always)]
+    fn value(&self, i: usize) -> f32 {
+        let (sm, (at, shift)) = (self.scales[i / 16], two_bits_at(i / 16));
+        let q = self.qs[at + i % 16] >> shift & 3;
+        f16_value(self.d) * f32::from(sm & 15) * f32::from(q) - f16_value(self.dmin) * f32::from(sm >> 4)
+    }
 }
 
 /// The two-bit quants of 128 values, as Q2_K and Q3_K order them: a run of 32 at each shift.

@@ -82,6 +82,14 @@ impl Quantised for Q3K {
             m: [zero; 2],
         }
     }
+
+    #[inline(always)]
+    fn value(&self, i: usize) -> f32 {
+        let (scale, (at, shift)) = (self.scales()[i / 16], two_bits_at(i / 16));
+        let third = self.hmask[i % 32] >> (i / 32) & 1;
+        let q = self.qs[at + i % 16] >> shift & 3 | third << 2;
+        f16_value(self.d) * f32::from(scale) * f32::from(q as i8 - 4)
+    }
 }
 
 /// Bytes scale·(q − 4) + 124 for q in 0..8, all within a byte, as one sum of multiples.

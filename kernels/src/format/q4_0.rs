@@ -52,6 +52,11 @@ impl Quantised for Q4_0 {
             m: [zero; 2],
         }
     }
+
+    #[inline(always)]
+    fn value(&self, i: usize) -> f32 {
+        f16_value(self.d) * f32::from(nibble(&self.qs, i) as i8 - 8)
+    }
 }
 
 #[inline(always)]
@@ -67,6 +72,12 @@ fn encode(x: &[f32]) -> Q4_0 {
 pub(super) fn quants<const N: usize>(x: &[f32; N], d: f32, m: f32, lo: f32, hi: f32) -> [i32; N] {
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
     x.map(|v| fit::nearest_int((v - m) * inverse, lo, hi))
+}
+
+/// Number `i` of [`unpack_nibbles`].
+#[inline(always)]
+pub(super) fn nibble(qs: &[u8; 16], i: usize) -> u8 {
+    qs[i % 16] >> (i / 16 * 4) & 15
 }
 
 /// The 32 nibbles of 16 bytes: the low ones, then the high ones.

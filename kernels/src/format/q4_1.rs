@@ -1,6 +1,6 @@
 //! Q4_1: 32 values of 4 bits with a scale and a minimum, v = d·q + m.
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_scale};
-use super::q4_0::{pack_nibbles, quants, unpack_nibbles};
+use super::q4_0::{nibble, pack_nibbles, quants, unpack_nibbles};
 use super::{Format, Group, Quantised, TensorType, fit};
 use crate::isa::{Simd, four};
 
@@ -55,6 +55,11 @@ impl Quantised for Q4_1 {
             d: [simd.f4_f16(four!(b => blocks[b].d)), zero],
             m: [simd.f4_f16(four!(b => blocks[b].m)), zero],
         }
+    }
+
+    #[inline(always)]
+    fn value(&self, i: usize) -> f32 {
+        f16_value(self.d) * f32::from(nibble(&self.qs, i)) + f16_value(self.m)
     }
 }
 

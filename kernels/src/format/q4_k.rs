@@ -61,6 +61,13 @@ impl Quantised for Q4K {
         let zero = simd.f4_splat(0.0);
         Group { q: nibbles(simd, &block.qs.as_chunks().0[half]), d: [d, zero], m: [m, zero] }
     }
+
+    #[inline(always)]
+    fn value(&self, i: usize) -> f32 {
+        let (b, (scales, mins)) = (i / 32, unpack_scales(&self.scales));
+        let q = self.qs[32 * (b / 2) + i % 32] >> (4 * (b % 2)) & 15;
+        f16_value(self.d) * f32::from(scales[b]) * f32::from(q) - f16_value(self.dmin) * f32::from(mins[b])
+    }
 }
 
 /// The nibbles of 128 values, as Q4_K and Q5_K order them: 32 bytes hold one run low and the next high.

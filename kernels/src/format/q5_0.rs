@@ -1,6 +1,6 @@
 //! Q5_0: 32 values of 5 bits with one scale, v = d·(q − 16).
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_signed_scale};
-use super::q4_0::{pack_nibbles, quants, unpack_nibbles};
+use super::q4_0::{nibble, pack_nibbles, quants, unpack_nibbles};
 use super::{Format, Group, Quantised, TensorType, fit};
 use crate::isa::{Simd, four};
 use std::array::from_fn;
@@ -55,6 +55,11 @@ impl Quantised for Q5_0 {
             m: [zero; 2],
         }
     }
+
+    #[inline(always)]
+    fn value(&self, i: usize) -> f32 {
+        f16_value(self.d) * f32::from(fifth_and_nibble(&self.qs, self.qh, i) as i8 - 16)
+    }
 }
 
 #[inline(always)]
@@ -76,6 +81,12 @@ pub(super) fn five<S: Simd>(simd: S, qs: &[u8; 16], qh: [u8; 4]) -> S::B {
 pub(super) fn unpack_five(qs: &[u8; 16], qh: [u8; 4]) -> [u8; 32] {
     let (low, high) = (unpack_nibbles(qs), u32::from_le_bytes(qh));
     from_fn(|e| low[e] | ((high >> e & 1) as u8) << 4)
+}
+
+/// Number `i` of [`unpack_five`].
+#[inline(always)]
+pub(super) fn fifth_and_nibble(qs: &[u8; 16], qh: [u8; 4], i: usize) -> u8 {
+    nibble(qs, i) | (qh[i / 8] >> (i % 8) & 1) << 4
 }
 
 /// The fifth bits of 32 values.

@@ -1,7 +1,7 @@
 //! Q5_1: 32 values of 5 bits with a scale and a minimum, v = d·q + m.
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_scale};
 use super::q4_0::{pack_nibbles, quants};
-use super::q5_0::{five, pack_fifth, unpack_five};
+use super::q5_0::{fifth_and_nibble, five, pack_fifth, unpack_five};
 use super::{Format, Group, Quantised, TensorType, fit};
 use crate::isa::{Simd, four};
 
@@ -58,6 +58,11 @@ impl Quantised for Q5_1 {
             d: [simd.f4_f16(four!(b => blocks[b].d)), zero],
             m: [simd.f4_f16(four!(b => blocks[b].m)), zero],
         }
+    }
+
+    #[inline(always)]
+    fn value(&self, i: usize) -> f32 {
+        f16_value(self.d) * f32::from(fifth_and_nibble(&self.qs, self.qh, i)) + f16_value(self.m)
     }
 }
 

@@ -72,6 +72,14 @@ impl Quantised for Q5K {
         let zero = simd.f4_splat(0.0);
         Group { q: four!(b => simd.b_or(low[b], simd.b_and(fifth[b], mask))), d: [d, zero], m: [m, zero] }
     }
+
+    #[inline(always)]
+    fn value(&self, i: usize) -> f32 {
+        let (b, (scales, mins)) = (i / 32, unpack_scales(&self.scales));
+        let low = self.qs[32 * (b / 2) + i % 32] >> (4 * (b % 2)) & 15;
+        let q = low | (self.qh[i % 32] >> b & 1) << 4;
+        f16_value(self.d) * f32::from(scales[b]) * f32::from(q) - f16_value(self.dmin) * f32::from(mins[b])
+    }
 }
 
 #[inline(always)]

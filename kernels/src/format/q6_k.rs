@@ -71,6 +71,14 @@ impl Quantised for Q6K {
             m: [simd.f4_splat(0.0); 2],
         }
     }
+
+    #[inline(always)]
+    fn value(&self, i: usize) -> f32 {
+        let (h, k, l) = (i / 128, i / 32 % 4, i % 32);
+        let low = self.ql[64 * h + 32 * (k & 1) + l] >> (4 * (k / 2)) & 15;
+        let q = low | (self.qh[32 * h + l] >> (2 * k) & 3) << 4;
+        f16_value(self.d) * f32::from(self.scales[i / 16] as i8) * f32::from(q as i8 - 32)
+    }
 }
 
 #[inline(always)]

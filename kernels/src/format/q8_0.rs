@@ -54,6 +54,11 @@ impl Quantised for Q8_0 {
             m: [zero; 2],
         }
     }
+
+    #[inline(always)]
+    fn value(&self, i: usize) -> f32 {
+        f16_value(self.d) * f32::from(self.qs[i] as i8)
+    }
 }
 
 #[inline(always)]

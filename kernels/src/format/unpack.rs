@@ -26,6 +26,11 @@ pub trait Quantised: Format {
     /// Mark it `#[inline(always)]`. What the halves share should be computed from `blocks` alone, so that
     /// after inlining it is computed once.
     fn unpack128<S: Simd>(simd: S, blocks: &[Self], half: usize) -> Group<S>;
+
+    /// Value `i` of the block, as [`Format::decode`] gives it.
+    ///
+    /// Mark it `#[inline(always)]`: a loop over blocks computes but once what depends on `i` alone.
+    fn value(&self, i: usize) -> f32;
 }
 
 /// 128 unpacked values of a row: four runs of 32.
@@ -45,6 +50,18 @@ mod tests {
     use super::*;
     use crate::format::{TensorType, as_blocks, random_row, with_quantised};
     use crate::isa::{Isa, Op};
+
+    /// Value by value.
+    struct Single<'a, Q>(&'a [Q]);
+
+    impl<Q: Quantised> Op for Single<'_, Q> {
+        type Output = Vec<f32>;
+
+        #[inline(always)]
+        fn call<S: Simd>(self, _simd: S) -> Vec<f32> {
+            self.0.iter().flat_map(|block| (0..Q::BLOCK_LEN).map(|i| block.value(i))).collect()
+        }
+    }
 
     /// Unpacks every unit, and puts the values together again as the formula of [`Quantised`] says.
     struct Values<'a, Q>(&'a [Q]);
@@ -77,7 +94,7 @@ mod tests {
 
     /// Whatever the bytes, including infinite and NaN scales, on every instruction set.
     #[test]
-    fn groups_hold_the_values_that_decode_gives() {
+    fn groups_and_single_values_are_those_that_decode_gives() {
         let mut state = 3u64;
         let mut rng = || {
             state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
@@ -95,10 +112,17 @@ mod tests {
                 let mut want = vec![0.0f32; count];
                 crate::format::decode_row(ty, &bytes, &mut want);
                 for isa in Isa::available() {
-                    let got = with_quantised!(
-                        ty, Q => isa.dispatch(Values(as_blocks::<Q>(&bytes))), else => unreachable!());
-                    assert_eq!(got.len(), count);
-                    for (i, (got, want)) in got.into_iter().zip(&want).enumerate() {
+                    let (groups, single) = with_quantised!(
+                        ty,
+                        Q => {
+                            let blocks = as_blocks::<Q>(&bytes);
+                            (isa.dispatch(Values(blocks)), isa.dispatch(Single(blocks)))
+                        },
+                        else => unreachable!()
+                    );
+                    assert_eq!((groups.len(), single.len()), (count, count));
+                    let want = want.iter().chain(&want);
+                    for (i, (got, want)) in groups.into_iter().chain(single).zip(want).enumerate() {
                         assert!(
                             got == *want || got.is_nan() && want.is_nan(),
                             "{isa} {ty} value {i}: {got} for {want}"

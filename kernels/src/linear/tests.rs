@@ -244,7 +244,94 @@ fn several_products_in_one_phase_equal_single_ones() {
     }
 }
 
-/// Gate and up as one phase with one token equal the steps one by one with many, adapters and biases included.
+/// With outliers in all rows but one, products are those of the other values and then of the outlier: alone or in a
+/// batch, whether its column is kept or not, and with more channels than columns are kept.
+#[test]
+fn outliers_are_added_to_the_products_of_the_others() {
+    let (rows, cols, n) = (300, 768, 40);
+    let weight = vec![1.0; cols];
+    let channel = |t: usize| if t < 10 { 5 } else { 19 * t };
+    for ty in formats() {
+        let mut case = Case::new(ty, rows, cols, n);
+        (1..n).for_each(|t| case.x[t * cols + channel(t)] = 20.0 + t as f32);
+        let w = case.matrix();
+        let decoded: Vec<Vec<f32>> = (0..rows)
+            .map(|r| {
+                let mut values = vec![0.0; cols];
+                decode_row(ty, w.row(r), &mut values);
+                values
+            })
+            .collect();
+        let source = |t: Range<usize>| Source::normed(&case.x[t.start * cols..t.end * cols], &weight, 1e-6);
+        for isa in Isa::available().filter(|isa| isa.is_fused()) {
+            let team = Team::new(2, isa).unwrap();
+            let mut acts = Acts::new(n, cols);
+            acts.set(&team, source(0..n));
+            let mut want = Vec::new();
+            for (t, x) in acts.values(source(0..n)).chunks(cols).enumerate() {
+                let (q, d) = acts.row(t);
+                // Steps of the others, which reach 4 or so, not of the outlier.
+                assert!(t == 0 || q[channel(t)] == 0 && d.iter().all(|d| *d < 4.0 / 127.0), "{isa}");
+                for r in 0..rows {
+                    let y = oracle_of(ty)(w.row(r), &q, &d).0 + case.bias[r];
+                    let c = channel(t);
+                    want.push(if t == 0 { y } else { x[c].mul_add(decoded[r][c], y) });
+                }
+            }
+            let run = |w: Matrix, tokens: Range<usize>| {
+                let mut out = vec![f32::NAN; tokens.len() * rows];
+                let (bias, low_rank) = (Some(&case.bias[..]), LowRankSum::default());
+                let product = Product { w, bias, out: &mut out, out_stride: rows, add: false, low_rank };
+                linear(&team, &mut Acts::new(n, cols), source(tokens), &mut [product], &[]);
+                out
+            };
+            let columns = Columns::default();
+            for w in [w, w.with_columns(&columns), w.with_columns(&columns)] {
+                for t in 0..n {
+                    assert_bits(
+                        &run(w, t..t + 1),
+                        &want[t * rows..(t + 1) * rows],
+                        &format!("{isa} {ty} {t}"),
+                    );
+                }
+                assert_bits(&run(w, 0..n), &want, &format!("{isa} {ty}"));
+            }
+            assert_eq!(columns.channels().collect::<Vec<_>>()[..3], [5, 190, 209], "{isa}");
+            assert_eq!(columns.channels().count(), 16, "{isa}");
+        }
+    }
+}
+
+/// An adapter's own products meet outliers too, with its scale.
+#[test]
+fn quantised_factors_meet_outliers() {
+    let (rows, cols, rank) = (32, 288, 3);
+    let factor = |seed: usize, len: usize| -> Vec<f32> {
+        (0..len).map(|i| ((i * 7919 + seed * 13) % 101) as f32 / 500.0 - 0.1).collect()
+    };
+    let (a, b) = (factor(1, rank * cols), factor(2, rows * rank));
+    let factors = Factors::pack(TensorType::Q8_0, rank, cols, rows, &a, &b).unwrap();
+    let deltas = &[LowRank { factors, scale: 0.7, gain: None }];
+    let zeros = vec![0; rows * TensorType::Q8_0.row_bytes(cols).unwrap()];
+    let w = Matrix::new(TensorType::Q8_0, rows, cols, &zeros).unwrap();
+    let (x, weight) = ([vec![0.01; 100], vec![5.0], vec![0.01; cols - 101]].concat(), vec![1.0; cols]);
+    let norm = (x.iter().map(|x| x * x).sum::<f32>() / cols as f32 + 1e-6).sqrt();
+    for isa in Isa::available() {
+        let mut out = vec![f32::NAN; rows];
+        let low_rank = LowRankSum { deltas, first_row: 0 };
+        let product = Product { w, bias: None, out: &mut out, out_stride: rows, add: false, low_rank };
+        let team = Team::new(1, isa).unwrap();
+        linear(&team, &mut Acts::new(1, cols), Source::normed(&x, &weight, 1e-6), &mut [product], &[]);
+        for (r, y) in out.into_iter().enumerate() {
+            let t = |k: usize| a[k * cols..][..cols].iter().zip(&x).map(|(a, x)| a * x / norm).sum::<f32>();
+            let want: f32 = (0..rank).map(|k| 0.7 * b[r * rank + k] * t(k)).sum();
+            assert!((y - want).abs() < 5e-3, "{isa} row {r}: {y} for {want}");
+        }
+    }
+}
+
+/// Gate and up as one phase with one token equal the steps one by one with many, adapters, biases and outliers
+/// included.
 #[test]
 fn gated_products_are_the_same_alone_and_in_a_batch() {
     let (rows, cols, n) = (200, 288, 5);
@@ -258,6 +345,9 @@ fn gated_products_are_the_same_alone_and_in_a_batch() {
     let gain: Vec<f32> = (0..rows).map(|i| 1.0 + i as f32 / 1000.0).collect();
     let deltas = &[LowRank { factors, scale: 0.7, gain: Some(gain) }];
     let sum = LowRankSum { deltas, first_row: 0 };
+    let mut x = gate.x.clone();
+    (1..n).for_each(|t| x[t * cols + 37 * t] = 30.0);
+    let weight = vec![1.0; cols];
     for isa in Isa::available() {
         for threads in [1, 3] {
             let team = Team::new(threads, isa).unwrap();
@@ -279,7 +369,7 @@ fn gated_products_are_the_same_alone_and_in_a_batch() {
                 gated_linear(
                     &team,
                     &mut acts,
-                    Source::new(x, cols),
+                    Source::normed(x, &weight, 1e-6),
                     Activation::Silu,
                     &mut both,
                     &mut out,
@@ -287,8 +377,8 @@ fn gated_products_are_the_same_alone_and_in_a_batch() {
                 );
                 out
             };
-            let batch = run(&gate.x);
-            for (x, batch) in gate.x.chunks(cols).zip(batch.chunks(rows)) {
+            let batch = run(&x);
+            for (x, batch) in x.chunks(cols).zip(batch.chunks(rows)) {
                 assert!(batch.iter().all(|y| y.is_finite()));
                 assert_eq!(run(x), batch, "{isa} {threads}");
             }

@@ -1,0 +1,222 @@
+//! Outlier channels: the one value of an argument that dwarfs the others is multiplied in f32.
+//!
+//! The residual stream of a transformer has a few channels of very large values (Dettmers et al., LLM.int8(),
+//! <https://arxiv.org/abs/2208.07339>). Such a value stretches the scale of its block of 32 activations until the
+//! others are rounded to a few steps; without it they keep their 8 bits. So the largest value x\[c\] of a normed
+//! row is left out of its quants, which hold 0 there, when x\[c\]² is more than [`SHARE`] of Σ x², and each row w of
+//! a quantised matrix adds x\[c\] · w\[c\] to its finished sum, rounded once.
+//!
+//! What is an outlier depends on the values of its own row alone, so that a token gives the same bits in any batch.
+use crate::format::{Quantised, as_blocks, with_quantised};
+use crate::isa::{Isa, Op, Simd};
+use crate::linear::Matrix;
+use crate::norm::sum_of_squares;
+use crate::out::Out;
+use crate::team::{SharedMut, Team};
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Part of Σ x² that an outlier has. Of normal values the largest of 576 seldom reaches it, that of 4096 never.
+const SHARE: f32 = 1.0 / 32.0;
+
+/// A value that the quants of its row leave out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Outlier {
+    /// Which row of the argument.
+    pub t: usize,
+    /// Which value of the row.
+    pub channel: usize,
+    /// The value.
+    pub x: f32,
+}
+
+/// The outlier of a row, which is row `t`.
+#[inline(always)]
+pub(crate) fn find<S: Simd>(simd: S, x: &[f32], t: usize) -> Option<Outlier> {
+    let (blocks, tail) = x.as_chunks::<16>();
+    let mut max = simd.abs(simd.load_part(tail));
+    for block in blocks {
+        max = simd.max(max, simd.abs(simd.load(block)));
+    }
+    let max = simd.max_lane(max);
+    // Not so for NaN.
+    if max * max > SHARE * sum_of_squares(simd, x) {
+        let channel = x.iter().position(|x| x.abs() == max)?;
+        return Some(Outlier { t, channel, x: x[channel] });
+    }
+    None
+}
+
+/// The columns of a quantised matrix that meet outliers, decoded: in decode a row is then read but once. Which channels
+/// have outliers hardly changes from token to token, so that few columns serve nearly all.
+///
+/// They are kept as they are needed, and change no bit of a product.
+#[derive(Debug, Default)]
+pub struct Columns {
+    kept: [OnceLock<Column>; KEPT],
+    /// The channel of a column that was missing, plus one.
+    missing: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Column {
+    channel: usize,
+    values: Vec<f32>,
+}
+
+/// Most columns that are kept of a matrix.
+const KEPT: usize = 16;
+
+impl Columns {
+    fn get(&self, channel: usize) -> Option<&[f32]> {
+        let mut kept = self.kept.iter().map_while(OnceLock::get);
+        kept.find(|column| column.channel == channel).map(|column| &column.values[..])
+    }
+
+    /// Which are kept, in the order in which they came.
+    #[cfg(test)]
+    pub(crate) fn channels(&self) -> impl Iterator<Item = usize> {
+        self.kept.iter().map_while(OnceLock::get).map(|column| column.channel)
+    }
+
+    /// Keeps a column of `w` that was missing, if there is room for it.
+    pub(crate) fn keep_missing(&self, team: &Team, w: &Matrix) {
+        if self.missing.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let channel = self.missing.swap(0, Ordering::Relaxed) - 1;
+        let Some(free) = self.kept.iter().find(|kept| kept.get().is_none()) else { return };
+        if self.get(channel).is_some() {
+            return;
+        }
+        let mut values = vec![0.0; w.rows()];
+        let shared = SharedMut::new(&mut values);
+        team.run(|worker| {
+            let rows = worker.share(w.rows());
+            // SAFETY: the shares of the workers are disjoint.
+            let values = unsafe { shared.slice(rows.clone()) };
+            with_quantised!(w.ty(), Q => decode_column::<Q>(w, rows.start, channel, values), else => unreachable!());
+        });
+        // Another session may have come first; then nothing is lost but the work.
+        let _ = free.set(Column { channel, values });
+    }
+}
+
+/// The values of consecutive rows of `w`, from row `first` on, in one channel.
+#[inline(always)]
+fn decode_column<Q: Quantised>(w: &Matrix, first: usize, channel: usize, values: &mut [f32]) {
+    let row_blocks = w.cols() / Q::BLOCK_LEN;
+    let blocks = &as_blocks::<Q>(w.data())[first * row_blocks + channel / Q::BLOCK_LEN..];
+    for (value, block) in values.iter_mut().zip(blocks.iter().step_by(row_blocks)) {
+        *value = block.value(channel % Q::BLOCK_LEN);
+    }
+}
+
+/// Adds the products of `rows` of `w` with outliers, which are in the order of their channels, to those of their tokens
+/// in `out` that are in `tokens`.
+pub(crate) fn add_outliers(
+    isa: Isa,
+    w: &Matrix,
+    rows: Range<usize>,
+    (outliers, tokens): (&[Outlier], Range<usize>),
+    out: &Out,
+) {
+    if !outliers.is_empty() {
+        with_quantised!(w.ty(), Q => {
+            isa.dispatch(Add { w, rows, outliers, tokens, out, format: PhantomData::<Q> })
+        }, else => unreachable!("float weights meet all values"));
+    }
+}
+
+struct Add<'a, Q> {
+    w: &'a Matrix<'a>,
+    rows: Range<usize>,
+    outliers: &'a [Outlier],
+    tokens: Range<usize>,
+    out: &'a Out<'a>,
+    format: PhantomData<Q>,
+}
+
+/// Rows whose values in one channel are decoded together: 1 KiB of the L1 cache.
+const ROWS: usize = 256;
+
+impl<Q: Quantised> Op for Add<'_, Q> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<S: Simd>(self, simd: S) {
+        let Add { w, rows, outliers, tokens, out, .. } = self;
+        for same in outliers.chunk_by(|a, b| a.channel == b.channel) {
+            let channel = same[0].channel;
+            if let Some(kept) = w.columns().and_then(|columns| columns.get(channel)) {
+                add(simd, (same, &tokens), rows.start, &kept[rows.clone()], out);
+                continue;
+            }
+            if let Some(columns) = w.columns() {
+                columns.missing.store(channel + 1, Ordering::Relaxed);
+            }
+            for first in rows.clone().step_by(ROWS) {
+                let mut column = [0.0; ROWS];
+                let column = &mut column[..ROWS.min(rows.end - first)];
+                decode_column::<Q>(w, first, channel, column);
+                add(simd, (same, &tokens), first, column, out);
+            }
+        }
+    }
+}
+
+/// Adds the products of a column, of the rows from `first` on, with the outliers that are of `tokens`.
+#[inline(always)]
+fn add<S: Simd>(
+    simd: S,
+    (outliers, tokens): (&[Outlier], &Range<usize>),
+    first: usize,
+    column: &[f32],
+    out: &Out,
+) {
+    for outlier in outliers {
+        if tokens.contains(&outlier.t) {
+            // SAFETY: the calling thread owns these rows of the product, or these tokens.
+            unsafe { out.add_scaled(simd, outlier.t, first, outlier.x, column) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Find<'a>(&'a [f32]);
+
+    impl Op for Find<'_> {
+        type Output = Option<Outlier>;
+
+        #[inline(always)]
+        fn call<S: Simd>(self, simd: S) -> Option<Outlier> {
+            find(simd, self.0, 3)
+        }
+    }
+
+    #[test]
+    fn an_outlier_has_more_than_its_share() {
+        for isa in Isa::available() {
+            let find = |x: &[f32]| isa.dispatch(Find(x));
+            for (cols, channel) in [(100, 0), (100, 99), (4096, 1000)] {
+                let mut x = vec![0.5f32; cols];
+                assert_eq!(find(&x), None, "{isa}");
+                // y² = s · (r + y²) for the share s and the sum r of the other squares.
+                let limit = (0.25 * (cols - 1) as f32 / 31.0).sqrt();
+                x[channel] = -limit * 0.999;
+                assert_eq!(find(&x), None, "{isa}");
+                x[channel] = -limit * 1.001;
+                assert_eq!(find(&x), Some(Outlier { t: 3, channel, x: x[channel] }), "{isa}");
+                // Nothing to gain or to find.
+                x[0] = f32::NAN;
+                assert_eq!(find(&x), None, "{isa}");
+            }
+            assert_eq!(find(&[0.0; 64]), None, "{isa}");
+        }
+    }
+}
