@@ -112,7 +112,8 @@ fn exported_stacks_have_the_log_probabilities_of_peft() {
     }
 }
 
-/// Mean KL divergence from the stack on f32 weights with exact factors, over the later half of contexts of 512 tokens.
+/// Mean KL divergence from the stack on f32 weights with exact factors, over the later half of contexts of 512 tokens:
+/// of the adapter that the rounding of activations disturbs most, by 0.005 if outliers were rounded with the others.
 #[test]
 fn a_stack_on_quantised_weights_stays_near_that_on_exact_ones() {
     let (Some(path), Some(text)) = (crate::common::model(SMOLLM2), crate::common::shared("eval.txt")) else {
@@ -122,7 +123,7 @@ fn a_stack_on_quantised_weights_stays_near_that_on_exact_ones() {
     let (exact, quantised) = (open(&dequantised(&path)), open(&path));
     let stack = |model: &Model, ty| {
         let mut stack = Stack::default();
-        stack.add("bard", fitted(model, &team, "lora-bard", ty).unwrap(), 1.0).unwrap();
+        stack.add("json", fitted(model, &team, "lora-json", ty).unwrap(), 1.0).unwrap();
         stack
     };
     let (of_exact, of_quantised) = (stack(&exact, TensorType::F32), stack(&quantised, DEFAULT_FACTORS));
