@@ -3,7 +3,8 @@ use lapwing_kernels::TensorType;
 use lapwing_kernels::acts::{Acts, Source};
 use lapwing_kernels::format::random_row;
 use lapwing_kernels::isa::Isa;
-use lapwing_kernels::linear::{Matrix, Product, linear};
+use lapwing_kernels::linear::{Product, linear};
+use lapwing_kernels::matrix::Matrix;
 use lapwing_kernels::team::Team;
 use lapwing_models::{Error, Result};
 

@@ -2,108 +2,17 @@
 use crate::activation::{self, Activation, gated};
 use crate::acts::{Acts, MATVEC_TOKENS, Row, Source};
 use crate::ahead::{Ahead, DISTANCE, READ, prefetch};
-use crate::format::TensorType;
 use crate::isa::Isa;
 use crate::linear_float::float_rows;
 use crate::low_rank::{Apply, LowRankSum};
+use crate::matrix::Matrix;
 use crate::matvec::matvec;
 use crate::out::{Out, PutTile};
-use crate::outlier::{Columns, add_outliers};
+use crate::outlier::add_outliers;
 use crate::panel::matmul;
 use crate::team::{Place, Scratch, SharedMut, Team, Worker, pause};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// A weight matrix where it lies, for example in a mapped file: `rows` rows of `cols` values, each row
-/// `ty.row_bytes(cols)` bytes. y = W·x has `rows` values.
-#[derive(Clone, Copy, Debug)]
-pub struct Matrix<'a> {
-    ty: TensorType,
-    rows: usize,
-    cols: usize,
-    row_bytes: usize,
-    data: &'a [u8],
-    columns: Option<&'a Columns>,
-}
-
-/// The bytes do not hold a matrix of this shape.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{len} bytes are not {rows} rows of {cols} {ty} values")]
-pub struct ShapeError {
-    /// Element type.
-    pub ty: TensorType,
-    /// Rows asked for.
-    pub rows: usize,
-    /// Values per row asked for.
-    pub cols: usize,
-    /// Bytes given.
-    pub len: usize,
-}
-
-impl<'a> Matrix<'a> {
-    /// A matrix over exactly its bytes.
-    ///
-    /// # Errors
-    /// `data` does not have the length of `rows` rows, or `cols` is not a whole number of blocks.
-    pub fn new(ty: TensorType, rows: usize, cols: usize, data: &'a [u8]) -> Result<Matrix<'a>, ShapeError> {
-        let row_bytes = ty.row_bytes(cols).filter(|bytes| bytes.checked_mul(rows) == Some(data.len()));
-        match row_bytes {
-            Some(row_bytes) => Ok(Matrix { ty, rows, cols, row_bytes, data, columns: None }),
-            None => Err(ShapeError { ty, rows, cols, len: data.len() }),
-        }
-    }
-
-    /// With a place where products keep columns of this matrix, and of no other.
-    #[must_use]
-    pub fn with_columns(self, columns: &'a Columns) -> Self {
-        Matrix { columns: Some(columns), ..self }
-    }
-
-    /// Columns of this matrix that are kept.
-    pub(crate) fn columns(&self) -> Option<&'a Columns> {
-        self.columns
-    }
-
-    /// Element type.
-    pub fn ty(&self) -> TensorType {
-        self.ty
-    }
-
-    /// Number of rows: values of y.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Values in a row: values of x.
-    pub fn cols(&self) -> usize {
-        self.cols
-    }
-
-    /// Bytes of a row.
-    pub fn row_bytes(&self) -> usize {
-        self.row_bytes
-    }
-
-    /// All bytes, row after row.
-    pub fn data(&self) -> &'a [u8] {
-        self.data
-    }
-
-    /// The bytes of row `r`.
-    ///
-    /// # Panics
-    /// When there is no such row.
-    pub fn row(&self, r: usize) -> &'a [u8] {
-        &self.data[r * self.row_bytes..(r + 1) * self.row_bytes]
-    }
-}
-
-impl<'a> Matrix<'a> {
-    /// The bytes of some rows.
-    fn part(&self, rows: &Range<usize>) -> &'a [u8] {
-        &self.data[rows.start * self.row_bytes..rows.end * self.row_bytes]
-    }
-}
 
 /// One product of [`linear`]: `out[t][r] = Σ w[r]·x[t] + bias[r]`, added to what `out` holds when `add`.
 pub struct Product<'a> {
@@ -125,8 +34,8 @@ impl Product<'_> {
     /// # Panics
     /// When the product does not fit `n` rows of `cols` values.
     fn check(&self, n: usize, cols: usize) {
-        let rows = self.w.rows;
-        assert_eq!(self.w.cols, cols, "columns of weights and argument");
+        let rows = self.w.rows();
+        assert_eq!(self.w.cols(), cols, "columns of weights and argument");
         assert!(self.bias.is_none_or(|b| b.len() == rows), "one bias per row");
         let LowRankSum { deltas, first_row } = self.low_rank;
         for d in deltas {
@@ -175,7 +84,7 @@ pub fn linear(team: &Team, acts: &mut Acts, source: Source, products: &mut [Prod
             Job { w: p.w, low_rank: p.low_rank, first_delta: count, first_unit: units },
             Out::new(p.out, p.out_stride, p.bias, p.add),
         ));
-        units += p.w.rows.div_ceil(UNIT);
+        units += p.w.rows().div_ceil(UNIT);
         count += p.low_rank.deltas.len();
     }
     team.share(units, if n > MATVEC_TOKENS { LEAST_UNITS } else { 1 }, |worker| {
@@ -226,9 +135,9 @@ pub fn gated_linear(
     out: &mut [f32],
     next: &[Matrix],
 ) {
-    let (n, rows) = (source.tokens(), products[0].w.rows);
+    let (n, rows) = (source.tokens(), products[0].w.rows());
     assert!(
-        products.iter().all(|p| p.w.rows == rows && p.out_stride == rows && !p.add),
+        products.iter().all(|p| p.w.rows() == rows && p.out_stride == rows && !p.add),
         "gate and up are alike"
     );
     assert_eq!(out.len(), n * rows, "output of a gated product");
@@ -284,7 +193,7 @@ pub fn gated_linear(
 /// Keeps what the products were missing.
 fn keep_columns(team: &Team, products: &[Product]) {
     for Product { w, .. } in products {
-        if let Some(columns) = w.columns {
+        if let Some(columns) = w.columns() {
             columns.keep_missing(team, w);
         }
     }
@@ -297,12 +206,12 @@ fn t_len(products: &[Product]) -> usize {
 
 /// What a thread reads first when the team shares all rows of `matrices`.
 fn first_part<'a>(matrices: &[Matrix<'a>], place: Place) -> &'a [u8] {
-    let units = |w: &Matrix| w.rows.div_ceil(UNIT);
+    let units = |w: &Matrix| w.rows().div_ceil(UNIT);
     let mut mine = place.share(matrices.iter().map(units).sum());
     for w in matrices {
         let units = units(w);
         if mine.start < units {
-            return w.part(&(mine.start * UNIT..(mine.end * UNIT).min(w.rows)));
+            return w.part(&(mine.start * UNIT..(mine.end * UNIT).min(w.rows())));
         }
         mine = mine.start - units..mine.end - units;
     }
@@ -341,7 +250,7 @@ impl<'a> Input<'a> {
     /// Computes the rows `rows` of `w` for its tokens. With one token, weights are asked for `ahead`.
     fn multiply(&self, w: &Matrix, rows: Range<usize>, out: &Out, scratch: &mut Scratch, ahead: Ahead) {
         let (isa, tokens) = (self.isa, self.tokens.clone());
-        if !w.ty.is_quantised() {
+        if !w.ty().is_quantised() {
             return float_rows(isa, w, rows, (self.x, tokens), out, scratch, ahead);
         }
         match self.quantised {
@@ -381,12 +290,12 @@ impl<'a> Deltas<'a> {
 
     /// What a thread computes of all t of one token: rows of some A, in fours, which share the loads of the argument.
     fn rows(&self, place: Place) -> impl Iterator<Item = (&(Matrix<'a>, Out<'a>), Range<usize>)> {
-        let fours = |a: &Matrix| a.rows.div_ceil(4);
+        let fours = |a: &Matrix| a.rows().div_ceil(4);
         let mine = place.share(self.jobs.iter().map(|(a, _)| fours(a)).sum());
         let mut first = 0;
         self.jobs.iter().map(move |job| {
             let a = &job.0;
-            let row = |four: usize| (4 * four.saturating_sub(first)).min(a.rows);
+            let row = |four: usize| (4 * four.saturating_sub(first)).min(a.rows());
             let rows = row(mine.start)..row(mine.end);
             first += fours(a);
             (job, rows)
@@ -416,7 +325,7 @@ impl<'a> Deltas<'a> {
         match input.quantised {
             Quants::One(_) => {
                 for ((a, out), rows) in self.rows(place).filter(|(_, rows)| !rows.is_empty()) {
-                    let ahead = Ahead { here: a.part(&(rows.start..a.rows)), next: &[] };
+                    let ahead = Ahead { here: a.part(&(rows.start..a.rows())), next: &[] };
                     input.multiply(a, rows, out, scratch, ahead);
                 }
             }
@@ -426,7 +335,7 @@ impl<'a> Deltas<'a> {
                 if let [first, .., last] | [first @ last] = &tiles[place.share(tiles.len())] {
                     let input = Input { tokens: first.start..last.end, ..input.clone() };
                     for (a, out) in &self.jobs {
-                        input.multiply(a, 0..a.rows, out, scratch, Ahead { here: &[], next: &[] });
+                        input.multiply(a, 0..a.rows(), out, scratch, Ahead { here: &[], next: &[] });
                     }
                 }
             }
@@ -468,7 +377,7 @@ struct Job<'a> {
 impl Job<'_> {
     /// The rows in `units` of a call.
     fn rows(&self, units: &Range<usize>) -> Range<usize> {
-        let row = |unit: usize| ((unit - self.first_unit) * UNIT).min(self.w.rows);
+        let row = |unit: usize| ((unit - self.first_unit) * UNIT).min(self.w.rows());
         row(units.start)..row(units.end)
     }
 
@@ -490,7 +399,7 @@ impl Job<'_> {
             let part = row..rows.end.min(row + step);
             let stride = part.len().next_multiple_of(UNIT);
             let tile = tile.get::<f32>(input.n * stride);
-            let ahead = Ahead { here: &ahead.here[(row - rows.start) * self.w.row_bytes..], ..ahead };
+            let ahead = Ahead { here: &ahead.here[(row - rows.start) * self.w.row_bytes()..], ..ahead };
             self.tile(input, part.clone(), None, deltas, scratch, ahead, tile, stride);
             input.isa.dispatch_floats(PutTile { out, rows: part, tile, stride });
         }

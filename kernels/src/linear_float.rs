@@ -5,7 +5,7 @@
 use crate::ahead::{Ahead, prefetch_stream};
 use crate::format::TensorType;
 use crate::isa::{Floats, Isa, Op, Simd};
-use crate::linear::Matrix;
+use crate::matrix::Matrix;
 use crate::out::Out;
 use crate::team::Scratch;
 use std::array::from_fn;
@@ -282,7 +282,8 @@ mod tests {
     use crate::acts::{Acts, Source};
     use crate::format::{TensorType, decode_row, encode_row};
     use crate::isa::Isa;
-    use crate::linear::{Matrix, Product, linear};
+    use crate::linear::{Product, linear};
+    use crate::matrix::Matrix;
     use crate::team::Team;
     use crate::testing::Random;
 

@@ -6,7 +6,7 @@
 //! for any number of tokens and threads.
 use crate::format::{EncodeError, TensorType, as_blocks, encode_row};
 use crate::isa::{Op, Simd, two};
-use crate::linear::Matrix;
+use crate::matrix::Matrix;
 use crate::out::lanes;
 use std::sync::Arc;
 

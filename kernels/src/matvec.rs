@@ -28,7 +28,7 @@ use crate::ahead::{Ahead, prefetch_stream};
 use crate::format::blocks;
 use crate::format::{Group, Quantised, TensorType, as_blocks, with_quantised};
 use crate::isa::{Isa, Op, Simd};
-use crate::linear::Matrix;
+use crate::matrix::Matrix;
 use crate::out::Out;
 use crate::panel::unpack_rest;
 use crate::team::Scratch;

@@ -7,16 +7,13 @@
 //! a quantised matrix adds x\[c\] · w\[c\] to its finished sum, rounded once.
 //!
 //! What is an outlier depends on the values of its own row alone, so that a token gives the same bits in any batch.
-use crate::format::{Quantised, as_blocks, with_quantised};
+use crate::format::{Quantised, with_quantised};
 use crate::isa::{Isa, Op, Simd};
-use crate::linear::Matrix;
+use crate::matrix::{Matrix, decode_column};
 use crate::norm::sum_of_squares;
 use crate::out::Out;
-use crate::team::{SharedMut, Team};
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Part of Σ x² that an outlier has. Of normal values the largest of 576 seldom reaches it, that of 4096 never.
 const SHARE: f32 = 1.0 / 32.0;
@@ -47,71 +44,6 @@ pub(crate) fn find<S: Simd>(simd: S, x: &[f32], t: usize) -> Option<Outlier> {
         return Some(Outlier { t, channel, x: x[channel] });
     }
     None
-}
-
-/// The columns of a quantised matrix that meet outliers, decoded: in decode a row is then read but once. Which channels
-/// have outliers hardly changes from token to token, so that few columns serve nearly all.
-///
-/// They are kept as they are needed, and change no bit of a product.
-#[derive(Debug, Default)]
-pub struct Columns {
-    kept: [OnceLock<Column>; KEPT],
-    /// The channel of a column that was missing, plus one.
-    missing: AtomicUsize,
-}
-
-#[derive(Debug)]
-struct Column {
-    channel: usize,
-    values: Vec<f32>,
-}
-
-/// Most columns that are kept of a matrix.
-const KEPT: usize = 16;
-
-impl Columns {
-    fn get(&self, channel: usize) -> Option<&[f32]> {
-        let mut kept = self.kept.iter().map_while(OnceLock::get);
-        kept.find(|column| column.channel == channel).map(|column| &column.values[..])
-    }
-
-    /// Which are kept, in the order in which they came.
-    #[cfg(test)]
-    pub(crate) fn channels(&self) -> impl Iterator<Item = usize> {
-        self.kept.iter().map_while(OnceLock::get).map(|column| column.channel)
-    }
-
-    /// Keeps a column of `w` that was missing, if there is room for it.
-    pub(crate) fn keep_missing(&self, team: &Team, w: &Matrix) {
-        if self.missing.load(Ordering::Relaxed) == 0 {
-            return;
-        }
-        let channel = self.missing.swap(0, Ordering::Relaxed) - 1;
-        let Some(free) = self.kept.iter().find(|kept| kept.get().is_none()) else { return };
-        if self.get(channel).is_some() {
-            return;
-        }
-        let mut values = vec![0.0; w.rows()];
-        let shared = SharedMut::new(&mut values);
-        team.run(|worker| {
-            let rows = worker.share(w.rows());
-            // SAFETY: the shares of the workers are disjoint.
-            let values = unsafe { shared.slice(rows.clone()) };
-            with_quantised!(w.ty(), Q => decode_column::<Q>(w, rows.start, channel, values), else => unreachable!());
-        });
-        // Another session may have come first; then nothing is lost but the work.
-        let _ = free.set(Column { channel, values });
-    }
-}
-
-/// The values of consecutive rows of `w`, from row `first` on, in one channel.
-#[inline(always)]
-fn decode_column<Q: Quantised>(w: &Matrix, first: usize, channel: usize, values: &mut [f32]) {
-    let row_blocks = w.cols() / Q::BLOCK_LEN;
-    let blocks = &as_blocks::<Q>(w.data())[first * row_blocks + channel / Q::BLOCK_LEN..];
-    for (value, block) in values.iter_mut().zip(blocks.iter().step_by(row_blocks)) {
-        *value = block.value(channel % Q::BLOCK_LEN);
-    }
 }
 
 /// Adds the products of `rows` of `w` with outliers, which are in the order of their channels, to those of their tokens
@@ -155,7 +87,7 @@ impl<Q: Quantised> Op for Add<'_, Q> {
                 continue;
             }
             if let Some(columns) = w.columns() {
-                columns.missing.store(channel + 1, Ordering::Relaxed);
+                columns.ask(channel);
             }
             for first in rows.clone().step_by(ROWS) {
                 let mut column = [0.0; ROWS];

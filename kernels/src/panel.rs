@@ -19,7 +19,7 @@ use crate::ahead::{READ, prefetch};
 use crate::buffer::{cast_mut, split};
 use crate::format::{Group, Quantised, as_blocks, as_blocks_mut, with_quantised};
 use crate::isa::{Isa, Op, Simd, eight, four};
-use crate::linear::Matrix;
+use crate::matrix::Matrix;
 use crate::out::Out;
 use crate::team::Scratch;
 use std::marker::PhantomData;

@@ -1,7 +1,6 @@
 //! A frozen matrix of the model, used where it lies in the file.
 use crate::gguf::{Gguf, TensorId};
-use lapwing_kernels::linear::Matrix;
-use lapwing_kernels::outlier::Columns;
+use lapwing_kernels::matrix::{Columns, Matrix};
 use std::sync::Arc;
 
 /// The weights of one product `y = W·x + bias`: a tensor of the file, or some of its rows.

@@ -1,7 +1,7 @@
 //! A model file opened: specification, weights in the map, tokeniser.
 use std::path::Path;
 
-use lapwing_kernels::linear::Matrix;
+use lapwing_kernels::matrix::Matrix;
 use lapwing_kernels::rope::{RopeParams, Yarn};
 
 pub use crate::gguf::OpenOptions;

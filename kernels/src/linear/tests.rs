@@ -1,7 +1,8 @@
 use super::*;
-use crate::format::{Quantised, as_blocks, decode_row, random_row, with_quantised};
+use crate::format::{Quantised, TensorType, as_blocks, decode_row, random_row, with_quantised};
 use crate::isa::{Isa, Scalar};
 use crate::low_rank::{Factors, LowRank};
+use crate::matrix::Columns;
 
 /// A small generator (splitmix64).
 fn rng(mut state: u64) -> impl FnMut() -> u64 {

@@ -2,7 +2,8 @@
 use lapwing_kernels::TensorType;
 use lapwing_kernels::acts::{Acts, Source};
 use lapwing_kernels::format::decode_row;
-use lapwing_kernels::linear::{Matrix, Product, linear};
+use lapwing_kernels::linear::{Product, linear};
+use lapwing_kernels::matrix::Matrix;
 use lapwing_kernels::team::Team;
 
 /// Rows of W decoded at a time.

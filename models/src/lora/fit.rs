@@ -1,6 +1,6 @@
 //! Fitting an adapter to an open model.
 use lapwing_kernels::TensorType;
-use lapwing_kernels::linear::Matrix;
+use lapwing_kernels::matrix::Matrix;
 use lapwing_kernels::team::Team;
 
 use super::{Adapter, Delta, Fitted};
