@@ -40,9 +40,7 @@ pub struct Acts {
     packed: Buffer<i32>,
     /// Likewise `[class 0..4][block of the class][2][T]` sums of the quants, of the first 16 of a block and the others.
     sums: Buffer<i32>,
-    /// What the quants of each row leave out.
-    found: Vec<Option<Outlier>>,
-    /// These in the order of their channels.
+    /// What the quants leave out, in the order of channels.
     outliers: Vec<Outlier>,
 }
 
@@ -173,7 +171,6 @@ impl Acts {
             tile: 0,
             packed: Buffer::zeros(max_tokens * blocks * ACT_WORDS),
             sums: Buffer::zeros(max_tokens * blocks * 2),
-            found: Vec::new(),
             outliers: Vec::new(),
         }
     }
@@ -221,9 +218,8 @@ impl Acts {
         let tile = self.tile;
         let room = self.room();
         let (packed, sums) = (SharedMut::new(&mut self.packed), SharedMut::new(&mut self.sums));
-        self.found.clear();
-        self.found.resize(n, None);
-        let found = SharedMut::new(&mut self.found);
+        let mut outliers = vec![None; n];
+        let found = SharedMut::new(&mut outliers);
         let quantise = |tokens: Range<usize>| {
             let part = |unit: usize| {
                 (tokens.start * room * unit)..(tokens.start * room + tokens.len() * blocks) * unit
@@ -237,7 +233,7 @@ impl Acts {
         };
         team.run(|w| w.share(n.div_ceil(tile)).for_each(|i| quantise(tile_tokens(n, tile, i))));
         self.outliers.clear();
-        self.outliers.extend(self.found.iter().flatten());
+        self.outliers.extend(outliers.iter().flatten());
         self.outliers.sort_unstable_by_key(|outlier| (outlier.channel, outlier.t));
     }
 

@@ -406,7 +406,7 @@ impl Job<'_> {
     }
 
     /// Computes the rows `rows` with their deltas for all tokens, into `tile`, `[n][stride]`, of rows rounded up to
-    /// units. A `bias` is added when it is without deltas: before outliers, or else at the end, behind their gains.
+    /// units. A `bias` is added before outliers when there are no deltas, else at the end, behind their gains.
     #[allow(clippy::too_many_arguments)]
     fn tile(
         &self,

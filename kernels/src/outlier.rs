@@ -82,11 +82,11 @@ impl<Q: Quantised> Op for Add<'_, Q> {
         let Add { w, rows, outliers, tokens, out, .. } = self;
         for same in outliers.chunk_by(|a, b| a.channel == b.channel) {
             let channel = same[0].channel;
-            if let Some(kept) = w.columns().and_then(|columns| columns.get(channel)) {
-                add(simd, (same, &tokens), rows.start, &kept[rows.clone()], out);
-                continue;
-            }
             if let Some(columns) = w.columns() {
+                if let Some(kept) = columns.get(channel) {
+                    add(simd, (same, &tokens), rows.start, &kept[rows.clone()], out);
+                    continue;
+                }
                 columns.ask(channel);
             }
             for first in rows.clone().step_by(ROWS) {

@@ -303,13 +303,15 @@ fn outliers_are_added_to_the_products_of_the_others() {
     }
 }
 
+/// Values of a factor of an adapter.
+fn factor(seed: usize, len: usize) -> Vec<f32> {
+    (0..len).map(|i| ((i * 7919 + seed * 13) % 101) as f32 / 500.0 - 0.1).collect()
+}
+
 /// An adapter's own products meet outliers too, with its scale.
 #[test]
 fn quantised_factors_meet_outliers() {
     let (rows, cols, rank) = (32, 288, 3);
-    let factor = |seed: usize, len: usize| -> Vec<f32> {
-        (0..len).map(|i| ((i * 7919 + seed * 13) % 101) as f32 / 500.0 - 0.1).collect()
-    };
     let (a, b) = (factor(1, rank * cols), factor(2, rows * rank));
     let factors = Factors::pack(TensorType::Q8_0, rank, cols, rows, &a, &b).unwrap();
     let deltas = &[LowRank { factors, scale: 0.7, gain: None }];
@@ -337,9 +339,6 @@ fn quantised_factors_meet_outliers() {
 fn gated_products_are_the_same_alone_and_in_a_batch() {
     let (rows, cols, n) = (200, 288, 5);
     let (gate, up) = (Case::new(TensorType::Q4_1, rows, cols, n), Case::new(TensorType::Q8_0, rows, cols, n));
-    let factor = |seed: usize, len: usize| -> Vec<f32> {
-        (0..len).map(|i| ((i * 7919 + seed * 13) % 101) as f32 / 500.0 - 0.1).collect()
-    };
     let rank = 3;
     let (a, b) = (factor(1, rank * cols), factor(2, rows * rank));
     let factors = Factors::pack(TensorType::Q8_0, rank, cols, rows, &a, &b).unwrap();
