@@ -77,7 +77,7 @@ impl Quantised for Q2K {
 
 /// The two-bit quants of 128 values, as Q2_K and Q3_K order them: a run of 32 at each shift.
 #[inline(always)]
-pub(super) fn two_bits<S: Simd>(simd: S, qs: &[u8; 32]) -> [S::B; 4] {
+pub(crate) fn two_bits<S: Simd>(simd: S, qs: &[u8; 32]) -> [S::B; 4] {
     let (qs, mask) = (simd.b_load(qs), simd.b_splat(3));
     let runs = [qs, simd.b_shr::<2>(qs), simd.b_shr::<4>(qs), simd.b_shr::<6>(qs)];
     four!(k => simd.b_and(runs[k], mask))

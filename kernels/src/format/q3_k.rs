@@ -66,18 +66,11 @@ impl Quantised for Q3K {
     #[inline(always)]
     fn unpack128<S: Simd>(simd: S, blocks: &[Self], half: usize) -> Group<S> {
         let [block] = blocks else { unreachable!("a unit is one block") };
-        let low = two_bits(simd, &block.qs.as_chunks().0[half]);
-        let third = simd.b_load(&block.hmask);
-        let third = if half == 0 { third } else { simd.b_shr::<4>(third) };
-        let third = [simd.b_shl::<2>(third), simd.b_shl::<1>(third), third, simd.b_shr::<1>(third)];
-        let mask = simd.b_splat(4);
+        let q = three_bits(simd, block, half);
         let scales = block.scales();
         let zero = simd.f4_splat(0.0);
         Group {
-            q: four!(k => {
-                let q = simd.b_or(low[k], simd.b_and(third[k], mask));
-                multiples(simd, two!(h => products(scales[8 * half + 2 * k + h])), q)
-            }),
+            q: four!(k => multiples(simd, two!(h => products(scales[8 * half + 2 * k + h])), q[k])),
             d: [simd.f4_f16_splat(block.d), zero],
             m: [zero; 2],
         }
@@ -90,6 +83,17 @@ impl Quantised for Q3K {
         let q = self.qs[at + i % 16] >> shift & 3 | third << 2;
         f16_value(self.d) * f32::from(scale) * f32::from(q as i8 - 4)
     }
+}
+
+/// The three-bit quants of a half, a run of 32 each.
+#[inline(always)]
+pub(crate) fn three_bits<S: Simd>(simd: S, block: &Q3K, half: usize) -> [S::B; 4] {
+    let low = two_bits(simd, &block.qs.as_chunks().0[half]);
+    let third = simd.b_load(&block.hmask);
+    let third = if half == 0 { third } else { simd.b_shr::<4>(third) };
+    let third = [simd.b_shl::<2>(third), simd.b_shl::<1>(third), third, simd.b_shr::<1>(third)];
+    let mask = simd.b_splat(4);
+    four!(k => simd.b_or(low[k], simd.b_and(third[k], mask)))
 }
 
 /// Bytes scale·(q − 4) + 124 for q in 0..8, all within a byte, as one sum of multiples.

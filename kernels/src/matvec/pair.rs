@@ -28,6 +28,8 @@ pub(crate) trait Pair: Quantised {
     const LESS: i32 = if Self::MAX > Avx2::NARROW_MAX { Self::BIAS - WIDE_OFFSET } else { Self::BIAS };
     /// Whether [`Pair::scales`] are multiplied with the sums of each sixteen.
     const SCALED: bool = false;
+    /// Whether sixteens have factors of their own. A vector then holds both sixteens of a block of one row.
+    const SPLIT: bool = Self::SCALED || Self::SCALES == 2;
 
     /// The values of a group of both rows, `[block][half]`: sixteen of the first row, then of the second; those larger
     /// than what the instructions multiply are signed, less [`WIDE_OFFSET`]. Arguments are those of
@@ -41,10 +43,16 @@ pub(crate) trait Pair: Quantised {
         ]))
     }
 
-    /// If the format is [`Pair::SCALED`], the integer scale of each sixteen, of the first ones of the group's blocks and
-    /// of the second ones: a row to a lane, words 2b and 2b + 1 in it for block b.
+    /// If the format is [`Pair::SPLIT`], the values of a group of one row, a block to a vector.
     #[inline(always)]
-    fn scales(_rows: [&[Self]; 2], _half: usize) -> [__m256i; 2] {
+    fn unpack_row(simd: Avx2, row: &[Self], half: usize) -> [__m256i; 4] {
+        Self::unpack128(simd, row, half).q
+    }
+
+    /// If the format is [`Pair::SCALED`], the integer scale of each sixteen of a row: of the first ones of the group's
+    /// blocks in one lane, of the second ones in the other; words 2b and 2b + 1 for block b.
+    #[inline(always)]
+    fn scales(_row: &[Self], _half: usize) -> __m256i {
         unreachable!("a format without integer scales")
     }
 
@@ -205,72 +213,114 @@ fn twice(x: &[f32; 4]) -> __m256 {
     op!(_mm256_broadcast_ps(&_mm_loadu_ps(x.as_ptr())))
 }
 
-/// As [`twice`].
+/// Four values in each lane.
 #[inline(always)]
-fn ints_twice(x: &[i32; 4]) -> __m256i {
-    op!(_mm256_broadcastsi128_si256(_mm_loadu_si128(x.as_ptr().cast())))
+fn ints(low: &[i32; 4], high: &[i32; 4]) -> __m256i {
+    op!(_mm256_loadu2_m128i(high.as_ptr().cast(), low.as_ptr().cast()))
 }
 
-/// Adds the products of group `g` to the chains of both rows; the arithmetic of `super::step`.
+/// Words: sums of two products of weights and activations.
 #[inline(always)]
-fn step<Q: Pair>(simd: Avx2, acc: __m256, rows: [&[Q]; 2], half: usize, acts: &Prepared, g: usize) -> __m256 {
-    let w = Q::unpack_pair(simd, rows, half);
-    let a = acts.q[g].as_chunks::<16>().0;
-    // As many products of a weight and an activation add up in 16 bits; a word begins with two.
-    let most = i16::MAX as usize / (127 * Q::LARGEST as usize);
-    let signed = simd.offset(Q::LARGEST) == WIDE_OFFSET;
-    let Factors { d, m } = Q::factors(simd, rows, half);
+fn words<Q: Pair>(simd: Avx2, w: __m256i, a: __m256i) -> __m256i {
     op! {
-        let words = four!(b => two!(h => {
-            let w = w[b][h];
-            let a = _mm256_broadcastsi128_si256(_mm_loadu_si128(a[2 * b + h].as_ptr().cast()));
-            if signed {
-                _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w))
-            } else {
-                _mm256_maddubs_epi16(w, a)
-            }
-        }));
-        let init = |i: usize| ints_twice(&acts.init[i][g]);
-        let t = if Q::SCALED {
-            const { assert!(!Q::SCALED || 127 * 8 * Q::LARGEST as usize <= i16::MAX as usize) };
-            let scales = Q::scales(rows, half);
-            let [first, second] = two!(h => {
-                let mut sums = gather(four!(b => words[b][h]));
-                if Q::LESS != 0 {
-                    // Added to one word of two.
-                    let init = _mm256_and_si256(init(h), _mm256_set1_epi32(0xffff));
-                    sums = _mm256_add_epi16(sums, init);
-                }
-                _mm256_madd_epi16(sums, scales[h])
-            });
-            _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(first, second)), d[0])
-        } else if Q::SCALES == 1 {
-            let sum = if most >= 4 {
-                reduce(four!(b => _mm256_add_epi16(words[b][0], words[b][1])), most / 4)
-            } else {
-                let one = _mm256_set1_epi16(1);
-                let sums = four!(b => {
-                    _mm256_add_epi32(_mm256_madd_epi16(words[b][0], one), _mm256_madd_epi16(words[b][1], one))
-                });
-                reduce_wide(sums)
-            };
-            let sum = if Q::LESS != 0 { _mm256_add_epi32(sum, init(2)) } else { sum };
-            _mm256_mul_ps(_mm256_cvtepi32_ps(sum), d[0])
+        if simd.offset(Q::LARGEST) == WIDE_OFFSET {
+            _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w))
         } else {
-            let [low, high] = two!(h => {
-                let sum = _mm256_add_epi32(reduce(four!(b => words[b][h]), most / 2), init(h));
-                _mm256_cvtepi32_ps(sum)
-            });
-            let low = _mm256_mul_ps(low, d[0]);
-            _mm256_fmadd_ps(high, d[1], low)
+            _mm256_maddubs_epi16(w, a)
+        }
+    }
+}
+
+/// The products of group `g` of both rows.
+struct Products {
+    /// Of all values, a row to a lane; of a format that is [`Pair::SPLIT`] of the first sixteens and of the others.
+    sums: [__m256i; 2],
+    factors: Factors,
+    g: usize,
+}
+
+impl Products {
+    #[inline(always)]
+    fn none() -> Self {
+        op! {
+            let (no, zero) = (_mm256_setzero_si256(), _mm256_setzero_ps());
+            Products { sums: [no; 2], factors: Factors { d: [zero; 2], m: [zero; 2] }, g: 0 }
+        }
+    }
+
+    #[inline(always)]
+    fn new<Q: Pair>(simd: Avx2, rows: [&[Q]; 2], half: usize, acts: &Prepared, g: usize) -> Self {
+        // As many products of a weight and an activation add up in 16 bits; a word begins with two.
+        let most = i16::MAX as usize / (127 * Q::LARGEST as usize);
+        let init = |i: usize| &acts.init[i][g];
+        let sums = op! {
+            if Q::SPLIT {
+                let init = || ints(init(0), init(1));
+                two!(r => {
+                    let w = Q::unpack_row(simd, rows[r], half);
+                    let a = acts.q[g].as_chunks::<32>().0;
+                    let words = four!(b => words::<Q>(simd, w[b], _mm256_loadu_si256(a[b as usize].as_ptr().cast())));
+                    if Q::SCALED {
+                        const { assert!(!Q::SCALED || 127 * 8 * Q::LARGEST as usize <= i16::MAX as usize) };
+                        let mut sums = gather(words);
+                        if Q::LESS != 0 {
+                            // Added to one word of two.
+                            sums = _mm256_add_epi16(sums, _mm256_and_si256(init(), _mm256_set1_epi32(0xffff)));
+                        }
+                        _mm256_madd_epi16(sums, Q::scales(rows[r], half))
+                    } else {
+                        _mm256_add_epi32(reduce(words, most / 2), init())
+                    }
+                })
+            } else {
+                let w = Q::unpack_pair(simd, rows, half);
+                let a = acts.q[g].as_chunks::<16>().0;
+                let words = four!(b => two!(h => {
+                    let a = _mm_loadu_si128(a[2 * b as usize + h as usize].as_ptr().cast());
+                    words::<Q>(simd, w[b][h], _mm256_broadcastsi128_si256(a))
+                }));
+                let sum = if most >= 4 {
+                    reduce(four!(b => _mm256_add_epi16(words[b][0], words[b][1])), most / 4)
+                } else {
+                    let one = _mm256_set1_epi16(1);
+                    let sums = four!(b => {
+                        _mm256_add_epi32(_mm256_madd_epi16(words[b][0], one), _mm256_madd_epi16(words[b][1], one))
+                    });
+                    reduce_wide(sums)
+                };
+                let sum = if Q::LESS != 0 { _mm256_add_epi32(sum, ints(init(2), init(2))) } else { sum };
+                [sum, _mm256_setzero_si256()]
+            }
         };
-        let acc = _mm256_fmadd_ps(t, twice(&acts.d[g]), acc);
-        match Q::MINS {
-            0 => acc,
-            1 => _mm256_fmadd_ps(m[0], twice(&acts.scaled[2][g]), acc),
-            _ => {
-                let acc = _mm256_fmadd_ps(m[0], twice(&acts.scaled[0][g]), acc);
-                _mm256_fmadd_ps(m[1], twice(&acts.scaled[1][g]), acc)
+        Products { sums, factors: Q::factors(simd, rows, half), g }
+    }
+
+    /// Adds the products to the chains of both rows; the arithmetic of `super::step`.
+    #[inline(always)]
+    fn add<Q: Pair>(self, acc: __m256, acts: &Prepared) -> __m256 {
+        let Products { sums: [first, second], factors: Factors { d, m }, g } = self;
+        op! {
+            let t = if Q::SPLIT {
+                // The first sixteens of both rows, and the second ones.
+                let low = _mm256_permute2x128_si256::<0x20>(first, second);
+                let high = _mm256_permute2x128_si256::<0x31>(first, second);
+                if Q::SCALED {
+                    _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(low, high)), d[0])
+                } else {
+                    let low = _mm256_mul_ps(_mm256_cvtepi32_ps(low), d[0]);
+                    _mm256_fmadd_ps(_mm256_cvtepi32_ps(high), d[1], low)
+                }
+            } else {
+                _mm256_mul_ps(_mm256_cvtepi32_ps(first), d[0])
+            };
+            let acc = _mm256_fmadd_ps(t, twice(&acts.d[g]), acc);
+            match Q::MINS {
+                0 => acc,
+                1 => _mm256_fmadd_ps(m[0], twice(&acts.scaled[2][g]), acc),
+                _ => {
+                    let acc = _mm256_fmadd_ps(m[0], twice(&acts.scaled[0][g]), acc);
+                    _mm256_fmadd_ps(m[1], twice(&acts.scaled[1][g]), acc)
+                }
             }
         }
     }
@@ -295,16 +345,24 @@ impl<Q: Pair> PairRows<'_, Q> {
                 ahead.after((first - rows.start) * row_blocks * Q::BLOCK_BYTES, row_blocks * Q::BLOCK_BYTES);
             let mut acc = op!(_mm256_setzero_ps());
             let [a, b] = two!(i => two[i][..steps * Q::UNIT].chunks_exact(Q::UNIT));
+            // Added a group later: the processor does not look far enough ahead to compute something else while it waits
+            // for the sums.
+            let mut last = Products::none();
             let mut g = 0;
             for (s, (a, b)) in a.zip(b).enumerate() {
                 prefetch_stream(ahead.wrapping_add(2 * s * unit_bytes), 2 * unit_bytes);
                 // Written out, so that what is looked up for each half is constant.
-                acc = step(simd, acc, [a, b], 0, &acts, g);
+                let next = Products::new(simd, [a, b], 0, &acts, g);
+                acc = last.add::<Q>(acc, &acts);
+                last = next;
                 if Q::HALVES == 2 {
-                    acc = step(simd, acc, [a, b], 1, &acts, g + 1);
+                    let next = Products::new(simd, [a, b], 1, &acts, g + 1);
+                    acc = last.add::<Q>(acc, &acts);
+                    last = next;
                 }
                 g += Q::HALVES;
             }
+            acc = last.add::<Q>(acc, &acts);
             if rest > 0 {
                 // The activations there are zero: it does not matter that the blocks behind a row are the next's.
                 // Behind the last they are made up.
@@ -313,7 +371,7 @@ impl<Q: Pair> PairRows<'_, Q> {
                     padded(&two[0][steps * Q::UNIT..], rest, one),
                     padded(&two[1][steps * Q::UNIT..], rest, other),
                 ];
-                acc = step(simd, acc, last, 0, &acts, g);
+                acc = Products::new(simd, last, 0, &acts, g).add::<Q>(acc, &acts);
             }
             let y = op! {
                 // (0 + 1) + (2 + 3) in each lane

@@ -1,6 +1,7 @@
 //! Two rows of formats with blocks of 256 values.
 use super::pair::{Factors, Pair, lanes, looked_up, nibbles, op};
 use crate::format::blocks::{Iq4Xs, Q2K, Q3K, Q4K, Q5K, Q6K};
+use crate::format::{three_bits, two_bits};
 use crate::isa::{Avx2, four, two};
 use std::arch::x86_64::*;
 
@@ -41,32 +42,16 @@ fn spread(bytes: __m256i, from: usize, step: usize) -> __m256i {
     op!(_mm256_shuffle_epi8(bytes, each(four!(i => !0xff_i32 | (from + step * i as usize) as i32))))
 }
 
-/// Words 2i and 2i + 1 of each lane: byte `from + 2 · i` of the lane of `bytes`.
+/// Words 2i and 2i + 1: byte `from + 2 · i` of the lane of `bytes`, of the other lane the one behind it.
 #[inline(always)]
-fn spread_twice(bytes: __m256i, from: usize) -> __m256i {
+fn scales_of_sixteens(bytes: __m256i, from: usize) -> __m256i {
     op! {
-        let index = four!(i => {
-            let at = (from + 2 * i as usize) as u32;
+        let [a, b] = two!(h => four!(i => {
+            let at = (from + h + 2 * i as usize) as u32;
             (0xff00_ff00 | at << 16 | at) as i32
-        });
-        _mm256_shuffle_epi8(bytes, each(index))
-    }
-}
-
-/// Where a row's sixteens of two-bit quants lie: [half][sixteen of each run].
-#[inline(always)]
-fn planes(a: &[u8; 64], b: &[u8; 64], half: usize) -> [[__m256i; 2]; 4] {
-    let (a, b) = (a.as_chunks().0, b.as_chunks().0);
-    let [x, y] = two!(h => lanes(&a[2 * half + h], &b[2 * half + h]));
-    op! {
-        let mask = _mm256_set1_epi8(3);
-        let shifted = [
-            [x, y],
-            [_mm256_srli_epi16::<2>(x), _mm256_srli_epi16::<2>(y)],
-            [_mm256_srli_epi16::<4>(x), _mm256_srli_epi16::<4>(y)],
-            [_mm256_srli_epi16::<6>(x), _mm256_srli_epi16::<6>(y)],
-        ];
-        four!(k => two!(h => _mm256_and_si256(shifted[k][h], mask)))
+        }));
+        let index = _mm256_setr_epi32(a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]);
+        _mm256_shuffle_epi8(bytes, index)
     }
 }
 
@@ -75,15 +60,15 @@ impl Pair for Q2K {
     const SCALED: bool = true;
 
     #[inline(always)]
-    fn unpack_pair(_: Avx2, [a, b]: [&[Self]; 2], half: usize) -> [[__m256i; 2]; 4] {
-        planes(&a[0].qs, &b[0].qs, half)
+    fn unpack_row(simd: Avx2, row: &[Self], half: usize) -> [__m256i; 4] {
+        two_bits(simd, &row[0].qs.as_chunks().0[half])
     }
 
     #[inline(always)]
-    fn scales([a, b]: [&[Self]; 2], half: usize) -> [__m256i; 2] {
+    fn scales(row: &[Self], half: usize) -> __m256i {
         op! {
-            let scales = _mm256_and_si256(lanes(&a[0].scales, &b[0].scales), _mm256_set1_epi8(15));
-            two!(h => spread_twice(scales, 8 * half + h))
+            let scales = _mm256_broadcastsi128_si256(_mm_loadu_si128(row[0].scales.as_ptr().cast()));
+            scales_of_sixteens(_mm256_and_si256(scales, _mm256_set1_epi8(15)), 8 * half)
         }
     }
 
@@ -107,37 +92,21 @@ impl Pair for Q3K {
     const SCALED: bool = true;
 
     #[inline(always)]
-    fn unpack_pair(_: Avx2, [a, b]: [&[Self]; 2], half: usize) -> [[__m256i; 2]; 4] {
-        let low = planes(&a[0].qs, &b[0].qs, half);
-        let (a, b) = (a[0].hmask.as_chunks().0, b[0].hmask.as_chunks().0);
-        let third = two!(h => lanes(&a[h], &b[h]));
-        op! {
-            let mask = _mm256_set1_epi8(4);
-            let third = two!(h => {
-                let third = if half == 0 { third[h] } else { _mm256_srli_epi16::<4>(third[h]) };
-                [
-                    _mm256_slli_epi16::<2>(third),
-                    _mm256_slli_epi16::<1>(third),
-                    third,
-                    _mm256_srli_epi16::<1>(third),
-                ]
-            });
-            four!(k => two!(h => _mm256_or_si256(low[k][h], _mm256_and_si256(third[h][k], mask))))
-        }
+    fn unpack_row(simd: Avx2, row: &[Self], half: usize) -> [__m256i; 4] {
+        three_bits(simd, &row[0], half)
     }
 
     #[inline(always)]
-    fn scales([a, b]: [&[Self]; 2], half: usize) -> [__m256i; 2] {
-        let [low, high, top] = three_words(&a[0].scales, &b[0].scales);
+    fn scales(row: &[Self], half: usize) -> __m256i {
+        let (fours, rest) = row[0].scales.as_chunks::<8>();
+        let (fours, top) = (i64::from_le_bytes(fours[0]), rest.as_chunks().0[0]);
         op! {
             // Scales 0..4 and 4..8 of each row, then 8..12 and 12..16: four bits of each, and two above them.
-            let low = _mm256_srlv_epi32(_mm256_blend_epi32::<0b1010_1010>(low, high), each([0, 0, 4, 4]));
-            let top = _mm256_slli_epi16::<4>(_mm256_and_si256(
-                _mm256_srlv_epi32(top, each([0, 2, 4, 6])),
-                _mm256_set1_epi8(3),
-            ));
+            let low = _mm256_srlv_epi32(_mm256_set1_epi64x(fours), each([0, 0, 4, 4]));
+            let top = _mm256_srlv_epi32(_mm256_set1_epi32(i32::from_le_bytes(top)), each([0, 2, 4, 6]));
+            let top = _mm256_slli_epi16::<4>(_mm256_and_si256(top, _mm256_set1_epi8(3)));
             let scales = _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi8(15)), top);
-            two!(h => _mm256_sub_epi16(spread_twice(scales, 8 * half + h), _mm256_set1_epi16(32)))
+            _mm256_sub_epi16(scales_of_sixteens(scales, 8 * half), _mm256_set1_epi16(32))
         }
     }
 
@@ -216,26 +185,6 @@ impl Pair for Q5K {
 }
 
 impl Pair for Q6K {
-    #[inline(always)]
-    fn unpack_pair(_: Avx2, [a, b]: [&[Self]; 2], half: usize) -> [[__m256i; 2]; 4] {
-        let (ql, qh) = (two!(r => [a, b][r][0].ql.as_chunks().0), two!(r => [a, b][r][0].qh.as_chunks().0));
-        // Sixteens 0 to 3: low nibbles of blocks 0 and 1, high ones of blocks 2 and 3.
-        let low = four!(i => nibbles(lanes(&ql[0][4 * half + i], &ql[1][4 * half + i])));
-        let high = two!(i => lanes(&qh[0][2 * half + i], &qh[1][2 * half + i]));
-        op! {
-            let mask = _mm256_set1_epi8(0x30);
-            let upper = two!(i => [
-                _mm256_slli_epi16::<4>(high[i]),
-                _mm256_slli_epi16::<2>(high[i]),
-                high[i],
-                _mm256_srli_epi16::<2>(high[i]),
-            ]);
-            four!(k => two!(i => {
-                _mm256_or_si256(low[2 * (k % 2) + i][k / 2], _mm256_and_si256(upper[i][k], mask))
-            }))
-        }
-    }
-
     #[inline(always)]
     fn factors(_: Avx2, [a, b]: [&[Self]; 2], half: usize) -> Factors {
         let d = halves(a[0].d, b[0].d);
