@@ -3,6 +3,7 @@
 //! A lane of a vector holds sixteen values of a row, so that both rows meet the same activations, and a group of 128
 //! values ends as a vector of eight sums: the lane is the row, the dword in it the class. One conversion, one product
 //! and one multiply-add then serve two rows; and the sums of a block are added up in 16 bits as far as they fit.
+//! Where sixteens have scales of their own, a vector holds a block of one row instead, and the sums change lanes.
 use super::{Prepared, Rows};
 use crate::ahead::prefetch_stream;
 use crate::format::blocks::{Iq4Nl, Q4_0, Q4_1, Q5_0, Q5_1};
@@ -233,7 +234,8 @@ fn words<Q: Pair>(simd: Avx2, w: __m256i, a: __m256i) -> __m256i {
 
 /// The products of group `g` of both rows.
 struct Products {
-    /// Of all values, a row to a lane; of a format that is [`Pair::SPLIT`] of the first sixteens and of the others.
+    /// A row to a lane of the first vector; of a format that is [`Pair::SPLIT`] a row to a vector, its first sixteens to
+    /// the first lane.
     sums: [__m256i; 2],
     factors: Factors,
     g: usize,
@@ -345,8 +347,8 @@ impl<Q: Pair> PairRows<'_, Q> {
                 ahead.after((first - rows.start) * row_blocks * Q::BLOCK_BYTES, row_blocks * Q::BLOCK_BYTES);
             let mut acc = op!(_mm256_setzero_ps());
             let [a, b] = two!(i => two[i][..steps * Q::UNIT].chunks_exact(Q::UNIT));
-            // Added a group later: the processor does not look far enough ahead to compute something else while it waits
-            // for the sums.
+            // Added a group later: the processor does not look far enough ahead to find other work while it waits for the
+            // sums.
             let mut last = Products::none();
             let mut g = 0;
             for (s, (a, b)) in a.zip(b).enumerate() {
@@ -367,11 +369,11 @@ impl<Q: Pair> PairRows<'_, Q> {
                 // The activations there are zero: it does not matter that the blocks behind a row are the next's.
                 // Behind the last they are made up.
                 let [one, other] = &mut made_up;
-                let last = [
+                let rest = [
                     padded(&two[0][steps * Q::UNIT..], rest, one),
                     padded(&two[1][steps * Q::UNIT..], rest, other),
                 ];
-                acc = Products::new(simd, last, 0, &acts, g).add::<Q>(acc, &acts);
+                acc = Products::new(simd, rest, 0, &acts, g).add::<Q>(acc, &acts);
             }
             let y = op! {
                 // (0 + 1) + (2 + 3) in each lane

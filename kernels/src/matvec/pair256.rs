@@ -42,7 +42,7 @@ fn spread(bytes: __m256i, from: usize, step: usize) -> __m256i {
     op!(_mm256_shuffle_epi8(bytes, each(four!(i => !0xff_i32 | (from + step * i as usize) as i32))))
 }
 
-/// Words 2i and 2i + 1: byte `from + 2 · i` of the lane of `bytes`, of the other lane the one behind it.
+/// Words 2i and 2i + 1 of the first lane: byte `from + 2 · i` of that lane of `bytes`; of the second lane the next byte.
 #[inline(always)]
 fn scales_of_sixteens(bytes: __m256i, from: usize) -> __m256i {
     op! {
@@ -101,7 +101,7 @@ impl Pair for Q3K {
         let (fours, rest) = row[0].scales.as_chunks::<8>();
         let (fours, top) = (i64::from_le_bytes(fours[0]), rest.as_chunks().0[0]);
         op! {
-            // Scales 0..4 and 4..8 of each row, then 8..12 and 12..16: four bits of each, and two above them.
+            // Scales 0..4 and 4..8, then 8..12 and 12..16: four bits of each, and two above them.
             let low = _mm256_srlv_epi32(_mm256_set1_epi64x(fours), each([0, 0, 4, 4]));
             let top = _mm256_srlv_epi32(_mm256_set1_epi32(i32::from_le_bytes(top)), each([0, 2, 4, 6]));
             let top = _mm256_slli_epi16::<4>(_mm256_and_si256(top, _mm256_set1_epi8(3)));
