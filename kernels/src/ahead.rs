@@ -3,17 +3,37 @@
 //! One token's products read every weight once and do little with it, so they are as fast as memory answers. Rows
 //! that are read four at a time, in pieces, from one matrix and then another, are no stream that the processor
 //! recognises: it fetches half as fast as it could. But the order is known here.
+use crate::isa::{Isa, Simd};
 use std::ops::Range;
 
-/// Bytes between what is asked for and what is read. Memory that answers after 100 ns and gives a core 40 GB/s needs
-/// 4 KB on their way; what came too early still has to be in the L1 cache (32 or 48 KiB). Measured best of 4 to
-/// 64 KiB on Zen 5, with 8 and 32 KiB within 15%.
-pub(crate) const DISTANCE: usize = 16 << 10;
+/// How long before they are read weights are asked for.
+struct Lead {
+    /// Bytes between what is asked for and what is read. Memory that answers after 100 ns and gives a core 40 GB/s needs
+    /// 4 KB on their way; what came too early still has to be in the L1 cache (32 or 48 KiB).
+    distance: usize,
+    /// Where rows are read side by side, bytes between the last of them and what is asked for; with `twice`, how many
+    /// bytes sooner a line is asked for the first time.
+    sooner: usize,
+    /// Whether a line is asked for again at `distance`: a core that waits for as many lines as it can drops what else
+    /// it is told to fetch.
+    twice: bool,
+}
 
-/// How many bytes before [`prefetch_stream`] asks for a line it has asked for it once already. A core that waits for as
-/// many lines as it can drops what else it is told to fetch. On Zen 5 one thread's product with 7B matrices of Q4_0,
-/// Q4_K and Q6_K became 4 to 10% faster by asking twice, the same as asking 8 KiB sooner.
-const SOONER: usize = 4 << 10;
+impl Lead {
+    /// On Zen 5, `distance` was best of 4 to 64 KiB, with 8 and 32 KiB within 15%; one thread's product with 7B matrices
+    /// of Q4_0, Q4_K and Q6_K became 4 to 10% faster by asking twice, the same as asking 8 KiB sooner. On Zen 3, where
+    /// the AVX2 kernels have less time for it, asking once, 4 KiB ahead, made most products 2 to 13% faster and none
+    /// slower beyond the noise.
+    const fn of(isa: Isa) -> Self {
+        match isa {
+            Isa::Avx2 => Self { distance: 4 << 10, sooner: 1 << 10, twice: false },
+            _ => Self { distance: DISTANCE, sooner: 4 << 10, twice: true },
+        }
+    }
+}
+
+/// The [`Lead::distance`] of most instruction sets.
+pub(crate) const DISTANCE: usize = 16 << 10;
 
 /// The weights that a thread reads in this order.
 #[derive(Clone, Copy)]
@@ -25,12 +45,13 @@ pub(crate) struct Ahead<'a> {
 }
 
 impl Ahead<'_> {
-    /// What to begin with when byte `at` of `here` is about to be read, for [`prefetch_stream`]: [`DISTANCE`] from
+    /// What to begin with when byte `at` of `here` is about to be read, for [`prefetch_stream`]: [`Lead::distance`] from
     /// there, or more where rows are read side by side, whose first bytes lie as far as `span` apart. Only to be
     /// prefetched.
     #[inline(always)]
-    pub fn after(&self, at: usize, span: usize) -> *const u8 {
-        let at = at + DISTANCE.max(span + SOONER);
+    pub fn after<S: Simd>(&self, at: usize, span: usize) -> *const u8 {
+        let lead = const { Lead::of(S::ISA) };
+        let at = at + lead.distance.max(span + lead.sooner);
         match at.checked_sub(self.here.len()) {
             None => self.here.as_ptr().wrapping_add(at),
             Some(at) => self.next.as_ptr().wrapping_add(at.min(self.next.len())),
@@ -71,8 +92,11 @@ impl Idle {
 
 /// Asks for the next `len` bytes of a stream of weights, of which `address` came from [`Ahead::after`].
 #[inline(always)]
-pub(crate) fn prefetch_stream(address: *const u8, len: usize) {
-    prefetch::<READ>(address.wrapping_add(SOONER), len);
+pub(crate) fn prefetch_stream<S: Simd>(address: *const u8, len: usize) {
+    let lead = const { Lead::of(S::ISA) };
+    if lead.twice {
+        prefetch::<READ>(address.wrapping_add(lead.sooner), len);
+    }
     prefetch::<READ>(address, len);
 }
 
@@ -133,14 +157,17 @@ pub(crate) fn prefetch_line<const FOR: u8>(address: *const u8) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::isa::Scalar;
 
     #[test]
     fn a_stream_goes_on_in_the_next_weights_and_ends_with_them() {
         let (here, next) = (vec![0u8; 3 * DISTANCE], vec![0u8; DISTANCE]);
         let ahead = Ahead { here: &here, next: &next };
-        assert_eq!(ahead.after(7, 0), here[DISTANCE + 7..].as_ptr());
-        assert_eq!(ahead.after(7, DISTANCE), here[DISTANCE + SOONER + 7..].as_ptr());
-        assert_eq!(ahead.after(2 * DISTANCE + 5, 0), next[5..].as_ptr());
-        assert_eq!(ahead.after(3 * DISTANCE, 0), next.as_ptr_range().end);
+        let after = |at, span| ahead.after::<Scalar>(at, span);
+        let sooner = Lead::of(Isa::Scalar).sooner;
+        assert_eq!(after(7, 0), here[DISTANCE + 7..].as_ptr());
+        assert_eq!(after(7, DISTANCE), here[DISTANCE + sooner + 7..].as_ptr());
+        assert_eq!(after(2 * DISTANCE + 5, 0), next[5..].as_ptr());
+        assert_eq!(after(3 * DISTANCE, 0), next.as_ptr_range().end);
     }
 }

@@ -127,7 +127,7 @@ impl<W: Weight> Rows<'_, W> {
             let mut chains = [[s.splat(0.0); 1]; 4];
             let w = from_fn(|r| self.w.row(row + r));
             let ahead =
-                self.ahead.after((row - self.rows.start) * self.w.row_bytes(), 3 * self.w.row_bytes());
+                self.ahead.after::<S>((row - self.rows.start) * self.w.row_bytes(), 3 * self.w.row_bytes());
             add_products::<S, W, 4, 1>(s, w, [self.x], &mut chains, Some(ahead));
             let y = chains.map(|[chain]| s.sum(chain));
             // SAFETY: the caller owns these rows.
@@ -250,7 +250,7 @@ fn add_products<S: Simd, W: Weight, const R: usize, const T: usize>(
     for i in 0..count {
         if let Some(ahead) = ahead {
             let bytes = R * size_of::<W::Chunk>();
-            prefetch_stream(ahead.wrapping_add(i * bytes), bytes);
+            prefetch_stream::<S>(ahead.wrapping_add(i * bytes), bytes);
         }
         // Loaded once for each part, of which the rest is not used and so not loaded.
         for part in 0..S::PARTS {

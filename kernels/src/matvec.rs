@@ -105,7 +105,7 @@ impl<Q: Quantised> Op for Rows<'_, Q> {
         let less = Q::BIAS - simd.offset(Q::MAX);
         let acts = Prepared::new(self.ty, less, self.acts, self.scratch);
         for (i, r) in self.rows.enumerate() {
-            let ahead = self.ahead.after(i * self.row_blocks * Q::BLOCK_BYTES, 0);
+            let ahead = self.ahead.after::<S>(i * self.row_blocks * Q::BLOCK_BYTES, 0);
             let y = row::<S, Q>(simd, &self.blocks[r * self.row_blocks..], self.row_blocks, &acts, ahead);
             // SAFETY: this thread owns the rows it was given.
             unsafe { self.out.put(simd, t, r, &[y]) };
@@ -158,7 +158,7 @@ fn row<S: Simd, Q: Quantised>(
     let units = blocks[..row_blocks].chunks_exact(Q::UNIT);
     let rest = units.remainder().len();
     for (i, unit) in units.enumerate() {
-        prefetch_stream(ahead.wrapping_add(i * size_of_val(unit)), size_of_val(unit));
+        prefetch_stream::<S>(ahead.wrapping_add(i * size_of_val(unit)), size_of_val(unit));
         for half in 0..Q::HALVES {
             acc = step::<S, Q>(simd, acc, Q::unpack128(simd, unit, half), acts, g);
             g += 1;

@@ -343,8 +343,10 @@ impl<Q: Pair> PairRows<'_, Q> {
         for first in rows.clone().step_by(2) {
             let count = (rows.end - first).min(2);
             let two: [&[Q]; 2] = two!(i => &blocks[(first + i.min(count - 1)) * row_blocks..]);
-            let ahead =
-                ahead.after((first - rows.start) * row_blocks * Q::BLOCK_BYTES, row_blocks * Q::BLOCK_BYTES);
+            let ahead = ahead.after::<Avx2>(
+                (first - rows.start) * row_blocks * Q::BLOCK_BYTES,
+                row_blocks * Q::BLOCK_BYTES,
+            );
             let mut acc = op!(_mm256_setzero_ps());
             let [a, b] = two!(i => two[i][..steps * Q::UNIT].chunks_exact(Q::UNIT));
             // Added a group later: the processor does not look far enough ahead to find other work while it waits for the
@@ -352,7 +354,7 @@ impl<Q: Pair> PairRows<'_, Q> {
             let mut last = Products::none();
             let mut g = 0;
             for (s, (a, b)) in a.zip(b).enumerate() {
-                prefetch_stream(ahead.wrapping_add(2 * s * unit_bytes), 2 * unit_bytes);
+                prefetch_stream::<Avx2>(ahead.wrapping_add(2 * s * unit_bytes), 2 * unit_bytes);
                 // Written out, so that what is looked up for each half is constant.
                 let next = Products::new(simd, [a, b], 0, &acts, g);
                 acc = last.add::<Q>(acc, &acts);

@@ -124,12 +124,12 @@ impl<Q: Wide> WideRows<'_, Q> {
                 &blocks[r * row_blocks..(r + 1) * row_blocks]
             });
             let four = four!(i => four[i].as_ptr().cast::<u8>());
-            let ahead = ahead.after((first - rows.start) * bytes, 3 * bytes);
+            let ahead = ahead.after::<Avx512Vnni>((first - rows.start) * bytes, 3 * bytes);
             let y = op! {
                 let mut acc = _mm512_setzero_ps();
                 for s in 0..steps {
                     let at = s * step_bytes;
-                    prefetch_stream(ahead.wrapping_add(4 * at), 4 * step_bytes);
+                    prefetch_stream::<Avx512Vnni>(ahead.wrapping_add(4 * at), 4 * step_bytes);
                     acc = Q::step(simd, four!(i => four[i].add(at)), &layout, s, acc);
                 }
                 if rest > 0 {
