@@ -243,14 +243,6 @@ struct Products {
 
 impl Products {
     #[inline(always)]
-    fn none() -> Self {
-        op! {
-            let (no, zero) = (_mm256_setzero_si256(), _mm256_setzero_ps());
-            Products { sums: [no; 2], factors: Factors { d: [zero; 2], m: [zero; 2] }, g: 0 }
-        }
-    }
-
-    #[inline(always)]
     fn new<Q: Pair>(simd: Avx2, rows: [&[Q]; 2], half: usize, acts: &Prepared, g: usize) -> Self {
         // As many products of a weight and an activation add up in 16 bits; a word begins with two.
         let most = i16::MAX as usize / (127 * Q::LARGEST as usize);
@@ -351,22 +343,26 @@ impl<Q: Pair> PairRows<'_, Q> {
             let [a, b] = two!(i => two[i][..steps * Q::UNIT].chunks_exact(Q::UNIT));
             // Added a group later: the processor does not look far enough ahead to find other work while it waits for the
             // sums.
-            let mut last = Products::none();
+            let mut last: Option<Products> = None;
             let mut g = 0;
             for (s, (a, b)) in a.zip(b).enumerate() {
                 prefetch_stream::<Avx2>(ahead.wrapping_add(2 * s * unit_bytes), 2 * unit_bytes);
                 // Written out, so that what is looked up for each half is constant.
-                let next = Products::new(simd, [a, b], 0, &acts, g);
-                acc = last.add::<Q>(acc, &acts);
-                last = next;
-                if Q::HALVES == 2 {
-                    let next = Products::new(simd, [a, b], 1, &acts, g + 1);
+                let mut next = Products::new(simd, [a, b], 0, &acts, g);
+                if let Some(last) = last {
                     acc = last.add::<Q>(acc, &acts);
-                    last = next;
                 }
+                if Q::HALVES == 2 {
+                    let second = Products::new(simd, [a, b], 1, &acts, g + 1);
+                    acc = next.add::<Q>(acc, &acts);
+                    next = second;
+                }
+                last = Some(next);
                 g += Q::HALVES;
             }
-            acc = last.add::<Q>(acc, &acts);
+            if let Some(last) = last {
+                acc = last.add::<Q>(acc, &acts);
+            }
             if rest > 0 {
                 // The activations there are zero: it does not matter that the blocks behind a row are the next's.
                 // Behind the last they are made up.
