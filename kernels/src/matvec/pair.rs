@@ -253,7 +253,7 @@ impl Products {
                 two!(r => {
                     let w = Q::unpack_row(simd, rows[r], half);
                     let a = acts.q[g].as_chunks::<32>().0;
-                    let words = four!(b => words::<Q>(simd, w[b], _mm256_loadu_si256(a[b as usize].as_ptr().cast())));
+                    let words = four!(b => words::<Q>(simd, w[b], _mm256_loadu_si256(a[b].as_ptr().cast())));
                     if Q::SCALED {
                         const { assert!(!Q::SCALED || 127 * 8 * Q::LARGEST as usize <= i16::MAX as usize) };
                         let mut sums = gather(words);
@@ -270,17 +270,13 @@ impl Products {
                 let w = Q::unpack_pair(simd, rows, half);
                 let a = acts.q[g].as_chunks::<16>().0;
                 let words = four!(b => two!(h => {
-                    let a = _mm_loadu_si128(a[2 * b as usize + h as usize].as_ptr().cast());
+                    let a = _mm_loadu_si128(a[2 * b + h].as_ptr().cast());
                     words::<Q>(simd, w[b][h], _mm256_broadcastsi128_si256(a))
                 }));
                 let sum = if most >= 4 {
                     reduce(four!(b => _mm256_add_epi16(words[b][0], words[b][1])), most / 4)
                 } else {
-                    let one = _mm256_set1_epi16(1);
-                    let sums = four!(b => {
-                        _mm256_add_epi32(_mm256_madd_epi16(words[b][0], one), _mm256_madd_epi16(words[b][1], one))
-                    });
-                    reduce_wide(sums)
+                    reduce_wide(four!(b => _mm256_add_epi32(wide(words[b][0]), wide(words[b][1]))))
                 };
                 let sum = if Q::LESS != 0 { _mm256_add_epi32(sum, ints(init(2), init(2))) } else { sum };
                 [sum, _mm256_setzero_si256()]
