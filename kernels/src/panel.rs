@@ -6,7 +6,8 @@
 //! ```text
 //! [class 0..4][panel][block of the class] of  [8][ROWS][4] weights, four values of k together: u8, or i8
 //!                                             less 128 where the instruction set has no products of larger u8,
-//!                                             [SCALES][ROWS] f32, [MINS][ROWS] f32
+//!                                             [scales][ROWS] f32, [1 if these are integers][ROWS] f32, the
+//!                                             factor of both, [mins][ROWS] f32
 //! ```
 //!
 //! A stack is unpacked once. Then, class by class, all tokens pass it, a tile of
@@ -68,7 +69,7 @@ impl<Q: Quantised> Op for Panels<'_, Q> {
         let Panels { w, acts, tokens: of, out, .. } = self;
         let (n, blocks) = (acts.tokens(), acts.blocks());
         let sizes = [
-            n * blocks * Known::<S, Q, 1>::AUX * 4,
+            n * blocks * Known::<S, Q>::AUX * 4,
             STACK * blocks * block_bytes::<S, Q>(),
             STACK * n * 2 * S::ROWS * 4,
         ];
@@ -76,10 +77,11 @@ impl<Q: Quantised> Op for Panels<'_, Q> {
         let (memory, fresh) = self.scratch.lay_out(w.ty(), size);
         let [aux, stack, sums] = split(memory, sizes);
         let (aux, sums) = (cast_mut::<i32>(aux), cast_mut::<f32>(sums));
-        if fresh && Q::MINS > 0 {
-            acts.packed_scaled(Q::MINS, aux);
+        let Form { bias, max, scales, mins, .. } = Known::<S, Q>::FORM;
+        if fresh && mins > 0 {
+            acts.packed_scaled(mins, aux);
         } else if fresh {
-            acts.packed_init(Q::BIAS - simd.offset(Q::MAX), Q::SCALES, aux);
+            acts.packed_init(bias - simd.offset(max), scales, aux);
         }
 
         let weights = as_blocks::<Q>(w.data());
@@ -106,9 +108,9 @@ impl<Q: Quantised> Op for Panels<'_, Q> {
                     if class == 3 {
                         tokens.clone().for_each(|t| out.ask(t, first..first + rows));
                     }
-                    let aux_words = blocks / 4 * tokens.len() * Known::<S, Q, 1>::AUX;
-                    let aux = &aux[tokens.start * blocks * Known::<S, Q, 1>::AUX + class * aux_words..]
-                        [..aux_words];
+                    let aux_words = blocks / 4 * tokens.len() * Known::<S, Q>::AUX;
+                    let aux =
+                        &aux[tokens.start * blocks * Known::<S, Q>::AUX + class * aux_words..][..aux_words];
                     let acts = class_of(&tokens);
                     let next = tiles.peek().map_or(acts, class_of);
                     for (panel, weights) in stack.chunks_exact(stack.len() / panels).enumerate() {
@@ -136,7 +138,7 @@ const STACK: usize = 4;
 
 /// Bytes of a panel per block of 32 columns.
 const fn block_bytes<S: Simd, Q: Quantised>() -> usize {
-    S::ROWS * (32 + 4 * (Q::SCALES + Q::MINS))
+    S::ROWS * (32 + 4 * Known::<S, Q>::FORM.factors())
 }
 
 /// Unpacks the rows `row(0..panels · ROWS)` into `stack`.
@@ -162,6 +164,7 @@ fn unpack<'a, S: Simd, Q: Quantised>(
                     prefetch::<READ>(next.cast(), size_of::<Q>() * Q::UNIT);
                 }
                 let group = match eight[i].get(unit..unit + Q::UNIT) {
+                    Some(blocks) if Known::<S, Q>::FORM.shared => Q::unpack_narrow(simd, blocks, half),
                     Some(blocks) => Q::unpack128(simd, blocks, half),
                     None => unpack_rest(simd, &eight[i][unit..]),
                 };
@@ -201,7 +204,7 @@ impl Eight {
     fn set<S: Simd, Q: Quantised>(&mut self, simd: S, row: usize, group: Group<S>) {
         for class in 0..4 {
             // Weights that are multiplied as signed bytes become so here, once for all tokens.
-            let q = match simd.offset(Q::MAX) {
+            let q = match simd.offset(Known::<S, Q>::FORM.max) {
                 0 => group.q[class],
                 _ => simd.b_xor(group.q[class], simd.b_splat(0x80)),
             };
@@ -209,13 +212,14 @@ impl Eight {
         }
         let [d0, d1] = group.d;
         let [m0, m1] = group.m;
-        let pairs = match (Q::SCALES, Q::MINS) {
+        let form = Known::<S, Q>::FORM;
+        let pairs = match (form.scales, form.mins) {
             (1, 0) => [[d0, d0], [d0, d0]],
-            (2, 0) => [[d0, d1], [d0, d0]],
+            (2, 0) => [[d0, d1], [m0, m0]],
             (1, _) => [[d0, m0], [m1, m1]],
             _ => unreachable!("no format has two scales and mins"),
         };
-        for (factors, [a, b]) in self.factors[..(Q::SCALES + Q::MINS).div_ceil(2)].iter_mut().zip(pairs) {
+        for (factors, [a, b]) in self.factors[..form.factors().div_ceil(2)].iter_mut().zip(pairs) {
             simd.b_store(simd.b_floats(a, b), &mut factors[row]);
         }
     }
@@ -223,7 +227,7 @@ impl Eight {
     /// Stores rows `set..set + 8` of the four blocks of a panel that start at `start` in `stack`.
     #[inline(always)]
     fn store<S: Simd, Q: Quantised>(&self, simd: S, set: usize, start: [usize; 4], stack: &mut [u8]) {
-        let factors = Q::SCALES + Q::MINS;
+        let factors = Known::<S, Q>::FORM.factors();
         for (q, start) in self.q.iter().zip(start) {
             let weights = &mut stack[start..][..32 * S::ROWS];
             let rows = eight!(i => simd.b_load(&q[i]));
@@ -248,17 +252,43 @@ impl Eight {
     }
 }
 
-/// What can be known of a tile when the program is compiled. Matching on a constant keeps the compiler from
-/// generating the other arms.
-struct Known<S, Q, const T: usize>(PhantomData<(S, Q)>);
+/// What a panel holds of a format: u8 less `bias`, with `scales` and `mins` factors per 32 values.
+#[derive(Clone, Copy)]
+struct Form {
+    bias: i32,
+    /// The largest u8.
+    max: u8,
+    scales: usize,
+    mins: usize,
+    /// Whether one more factor multiplies both scales: see [`Quantised::unpack_narrow`].
+    shared: bool,
+}
 
-impl<S: Simd, Q: Quantised, const T: usize> Known<S, Q, T> {
-    const FITS: bool = T <= S::TOKENS;
-    const LEVEL: usize = S::LEVELS.of(Q::MAX);
+impl Form {
+    const fn factors(self) -> usize {
+        self.scales + self.shared as usize + self.mins
+    }
+}
+
+/// What can be known of the tiles of a format when the program is compiled. Matching on a constant keeps the compiler
+/// from generating the other arms.
+struct Known<S, Q>(PhantomData<(S, Q)>);
+
+impl<S: Simd, Q: Quantised> Known<S, Q> {
+    const FORM: Form = match Q::NARROW {
+        Some((bias, max)) if S::LEVELS.of(Q::MAX) == 0 => {
+            Form { bias, max, scales: 2, mins: 0, shared: true }
+        }
+        _ => Form { bias: Q::BIAS, max: Q::MAX, scales: Q::SCALES, mins: Q::MINS, shared: false },
+    };
+    const LEVEL: usize = S::LEVELS.of(Self::FORM.max);
     /// Words per block and token that the kinds of formats need besides the activations: the scaled sums of
     /// activations to multiply with mins, or what the integer sums start with. None needs both.
-    const AUX: usize = if Q::MINS > 0 { Q::MINS } else { Q::SCALES };
-    const _ONE_OR_OTHER: () = assert!(Q::MINS == 0 || Q::BIAS == 0 && Q::MAX <= S::NARROW_MAX);
+    const AUX: usize = {
+        let Form { bias, max, scales, mins, .. } = Self::FORM;
+        assert!(mins == 0 || bias == 0 && max <= S::NARROW_MAX);
+        if mins > 0 { mins } else { scales }
+    };
 }
 
 /// Runs the tile in the form that fits the number of tokens and the format.
@@ -279,7 +309,7 @@ fn multiply<S: Simd, Q: Quantised>(simd: S, tile: Tile, tokens: usize) {
 
 #[inline(always)]
 fn with_tokens<S: Simd, Q: Quantised, const T: usize>(simd: S, tile: Tile) {
-    match Known::<S, Q, T>::FITS {
+    match const { T <= S::TOKENS } {
         true => with_level::<S, Q, T>(simd, tile),
         false => unreachable!("a tile has 1 to {} tokens", S::TOKENS),
     }
@@ -287,7 +317,7 @@ fn with_tokens<S: Simd, Q: Quantised, const T: usize>(simd: S, tile: Tile) {
 
 #[inline(always)]
 fn with_level<S: Simd, Q: Quantised, const T: usize>(simd: S, tile: Tile) {
-    match Known::<S, Q, T>::LEVEL {
+    match Known::<S, Q>::LEVEL {
         0 => with_kind::<S, Q, T, 0>(simd, tile),
         1 => with_kind::<S, Q, T, 1>(simd, tile),
         2 => with_kind::<S, Q, T, 2>(simd, tile),
@@ -299,13 +329,12 @@ fn with_level<S: Simd, Q: Quantised, const T: usize>(simd: S, tile: Tile) {
 /// Calls a function of its own for each kind, which formats share.
 #[inline(always)]
 fn with_kind<S: Simd, Q: Quantised, const T: usize, const LEVEL: usize>(simd: S, tile: Tile) {
-    match Q::SCALES {
-        1 => match Q::MINS {
-            0 => simd.run(TileOp::<T, LEVEL, 1, 0>(tile)),
-            1 => simd.run(TileOp::<T, LEVEL, 1, 1>(tile)),
-            _ => simd.run(TileOp::<T, LEVEL, 1, 2>(tile)),
-        },
-        _ => simd.run(TileOp::<T, LEVEL, 2, 0>(tile)),
+    match Known::<S, Q>::FORM {
+        Form { scales: 1, mins: 0, .. } => simd.run(TileOp::<T, LEVEL, 1, 0, false>(tile)),
+        Form { scales: 1, mins: 1, .. } => simd.run(TileOp::<T, LEVEL, 1, 1, false>(tile)),
+        Form { scales: 1, .. } => simd.run(TileOp::<T, LEVEL, 1, 2, false>(tile)),
+        Form { shared: false, .. } => simd.run(TileOp::<T, LEVEL, 2, 0, false>(tile)),
+        Form { shared: true, .. } => simd.run(TileOp::<T, LEVEL, 2, 0, true>(tile)),
     }
 }
 
@@ -324,17 +353,24 @@ struct Tile<'a> {
     sums: &'a mut [f32],
 }
 
-struct TileOp<'a, const T: usize, const LEVEL: usize, const SCALES: usize, const MINS: usize>(Tile<'a>);
+struct TileOp<
+    'a,
+    const T: usize,
+    const LEVEL: usize,
+    const SCALES: usize,
+    const MINS: usize,
+    const SHARED: bool,
+>(Tile<'a>);
 
-impl<const T: usize, const LEVEL: usize, const SCALES: usize, const MINS: usize> Op
-    for TileOp<'_, T, LEVEL, SCALES, MINS>
+impl<const T: usize, const LEVEL: usize, const SCALES: usize, const MINS: usize, const SHARED: bool> Op
+    for TileOp<'_, T, LEVEL, SCALES, MINS, SHARED>
 {
     type Output = ();
 
     #[inline(always)]
     fn call<S: Simd>(self, simd: S) {
         let Tile { class, weights, acts, next, aux, sums } = self.0;
-        let stride = S::ROWS * (32 + 4 * (SCALES + MINS));
+        let stride = S::ROWS * (32 + 4 * (SCALES + SHARED as usize + MINS));
         let aux_stride = T * if MINS > 0 { MINS } else { SCALES };
         let blocks = weights.len() / stride;
         assert!(acts.len() == blocks * ACT_WORDS * T && aux.len() == blocks * aux_stride);
@@ -356,7 +392,7 @@ impl<const T: usize, const LEVEL: usize, const SCALES: usize, const MINS: usize>
                 for line in 0..(ACT_WORDS * T).div_ceil(16) {
                     simd.prefetch(ahead.wrapping_add(16 * line));
                 }
-                acc = block::<S, T, LEVEL, SCALES, MINS>(simd, acc, weights, acts, aux);
+                acc = block::<S, T, LEVEL, SCALES, MINS, SHARED>(simd, acc, weights, acts, aux);
                 weights = weights.add(stride);
                 acts = acts.add(ACT_WORDS * T);
                 aux = aux.add(aux_stride);
@@ -390,7 +426,14 @@ const PREFETCH: usize = 12;
 /// `weights` points to a block of a panel, aligned to 64 bytes, `acts` to `[ACT_WORDS][T]` and `aux` to
 /// `[MINS or else SCALES][T]` words.
 #[inline(always)]
-unsafe fn block<S: Simd, const T: usize, const LEVEL: usize, const SCALES: usize, const MINS: usize>(
+unsafe fn block<
+    S: Simd,
+    const T: usize,
+    const LEVEL: usize,
+    const SCALES: usize,
+    const MINS: usize,
+    const SHARED: bool,
+>(
     simd: S,
     mut acc: [S::PF; T],
     weights: *const u8,
@@ -409,6 +452,12 @@ unsafe fn block<S: Simd, const T: usize, const LEVEL: usize, const SCALES: usize
             let (sum, d) = (part::<S, T, LEVEL, SCALES, MINS>(simd, 1, weights, acts, aux), factor(1));
             for t in 0..T {
                 value[t] = simd.pf_fma(simd.p_float(sum[t]), d, value[t]);
+            }
+        }
+        if SHARED {
+            let d = factor(2);
+            for t in 0..T {
+                value[t] = simd.pf_mul(value[t], d);
             }
         }
         let scale = acts.add(8 * T).cast::<f32>();

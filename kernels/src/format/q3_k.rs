@@ -62,6 +62,7 @@ impl Quantised for Q3K {
     // The bytes are (sc − 32)(q − 4) + 124, from 31·(−4) to −32·(−4), which leaves one scale for the whole block.
     const BIAS: i32 = 124;
     const MAX: u8 = 252;
+    const NARROW: Option<(i32, u8)> = Some((4, 7));
 
     #[inline(always)]
     fn unpack128<S: Simd>(simd: S, blocks: &[Self], half: usize) -> Group<S> {
@@ -73,6 +74,17 @@ impl Quantised for Q3K {
             q: four!(k => multiples(simd, two!(h => products(scales[8 * half + 2 * k + h])), q[k])),
             d: [simd.f4_f16_splat(block.d), zero],
             m: [zero; 2],
+        }
+    }
+
+    #[inline(always)]
+    fn unpack_narrow<S: Simd>(simd: S, blocks: &[Self], half: usize) -> Group<S> {
+        let [block] = blocks else { unreachable!("a unit is one block") };
+        let scales = block.scales();
+        Group {
+            q: three_bits(simd, block, half),
+            d: two!(h => simd.f4_i8(from_fn(|k| scales[8 * half + 2 * k + h]))),
+            m: [simd.f4_f16_splat(block.d); 2],
         }
     }
 

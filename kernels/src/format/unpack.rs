@@ -15,6 +15,8 @@ pub trait Quantised: Format {
     const SCALES: usize = 1;
     /// Mins per 32 values: 0, 1 or 2.
     const MINS: usize = 0;
+    /// Bias and largest byte of what [`Quantised::unpack_narrow`] gives, where there is that.
+    const NARROW: Option<(i32, u8)> = None;
     /// Blocks that [`Quantised::unpack128`] takes: four of 32 values, or one of 256.
     const UNIT: usize = if Self::BLOCK_LEN == 32 { 4 } else { 1 };
     /// Groups of 128 values in these blocks: 1 or 2.
@@ -26,6 +28,13 @@ pub trait Quantised: Format {
     /// Mark it `#[inline(always)]`. What the halves share should be computed from `blocks` alone, so that
     /// after inlining it is computed once.
     fn unpack128<S: Simd>(simd: S, blocks: &[Self], half: usize) -> Group<S>;
+
+    /// As [`Quantised::unpack128`], with smaller bytes and two scales, which are integers: value\[e\] =
+    /// m\[0\] · scale · (u8\[e\] − bias). For instruction sets that multiply small bytes faster.
+    fn unpack_narrow<S: Simd>(simd: S, blocks: &[Self], half: usize) -> Group<S> {
+        let _ = (simd, blocks, half);
+        unreachable!("{} has one form", Self::TYPE)
+    }
 
     /// Value `i` of the block, as [`Format::decode`] gives it.
     ///
@@ -63,8 +72,8 @@ mod tests {
         }
     }
 
-    /// Unpacks every unit, and puts the values together again as the formula of [`Quantised`] says.
-    struct Values<'a, Q>(&'a [Q]);
+    /// Unpacks every unit, narrow if asked to, and puts the values together again as the formulas of [`Quantised`] say.
+    struct Values<'a, Q>(&'a [Q], bool);
 
     impl<Q: Quantised> Op for Values<'_, Q> {
         type Output = Vec<f32>;
@@ -74,16 +83,23 @@ mod tests {
             let mut out = Vec::new();
             for unit in self.0.chunks_exact(Q::UNIT) {
                 for half in 0..Q::HALVES {
-                    let Group { q, d, m } = Q::unpack128(simd, unit, half);
-                    let [d, m] = [d, m].map(|v| v.map(|v| simd.f4_array(v).map(f64::from)));
-                    for (b, q) in q.into_iter().enumerate() {
+                    let (group, bias, max) = match (self.1, Q::NARROW) {
+                        (true, Some((bias, max))) => (Q::unpack_narrow(simd, unit, half), bias, max),
+                        _ => (Q::unpack128(simd, unit, half), Q::BIAS, Q::MAX),
+                    };
+                    let narrow = self.1 && Q::NARROW.is_some();
+                    let [d, m] = [group.d, group.m].map(|v| v.map(|v| simd.f4_array(v).map(f64::from)));
+                    for (b, q) in group.q.into_iter().enumerate() {
                         let mut bytes = [0; 32];
                         simd.b_store(q, &mut bytes);
                         for (e, u) in bytes.into_iter().enumerate() {
-                            assert!(u <= Q::MAX, "{}: byte {u}", Q::TYPE);
-                            let scale = d[e / 16 % Q::SCALES][b];
-                            let min = if Q::MINS == 0 { 0.0 } else { m[e / 16 % Q::MINS][b] };
-                            out.push((scale * f64::from(i32::from(u) - Q::BIAS) + min) as f32);
+                            assert!(u <= max, "{}: byte {u}", Q::TYPE);
+                            let (scale, min) = match narrow {
+                                true => (m[0][b] * d[e / 16][b], 0.0),
+                                false if Q::MINS == 0 => (d[e / 16 % Q::SCALES][b], 0.0),
+                                false => (d[e / 16 % Q::SCALES][b], m[e / 16 % Q::MINS][b]),
+                            };
+                            out.push((scale * f64::from(i32::from(u) - bias) + min) as f32);
                         }
                     }
                 }
@@ -112,21 +128,26 @@ mod tests {
                 let mut want = vec![0.0f32; count];
                 crate::format::decode_row(ty, &bytes, &mut want);
                 for isa in Isa::available() {
-                    let (groups, single) = with_quantised!(
+                    let all = with_quantised!(
                         ty,
                         Q => {
                             let blocks = as_blocks::<Q>(&bytes);
-                            (isa.dispatch(Values(blocks)), isa.dispatch(Single(blocks)))
+                            [
+                                isa.dispatch(Values(blocks, false)),
+                                isa.dispatch(Values(blocks, true)),
+                                isa.dispatch(Single(blocks)),
+                            ]
                         },
                         else => unreachable!()
                     );
-                    assert_eq!((groups.len(), single.len()), (count, count));
-                    let want = want.iter().chain(&want);
-                    for (i, (got, want)) in groups.into_iter().chain(single).zip(want).enumerate() {
-                        assert!(
-                            got == *want || got.is_nan() && want.is_nan(),
-                            "{isa} {ty} value {i}: {got} for {want}"
-                        );
+                    for (way, values) in all.into_iter().enumerate() {
+                        assert_eq!(values.len(), count);
+                        for (i, (got, want)) in values.into_iter().zip(&want).enumerate() {
+                            assert!(
+                                got == *want || got.is_nan() && want.is_nan(),
+                                "{isa} {ty} way {way} value {i}: {got} for {want}"
+                            );
+                        }
                     }
                 }
             }
