@@ -103,6 +103,18 @@ pub(super) fn looked_up(x: __m256i) -> [__m256i; 2] {
     }
 }
 
+/// The first sixteen bytes of block `b` of each row.
+#[inline(always)]
+fn heads<Q: Pair>(rows: [&[Q]; 2], b: usize) -> __m256i {
+    const { assert!(size_of::<Q>() >= 16) };
+    let [one, other]: [*const __m128i; 2] = two!(r => std::ptr::from_ref(&rows[r][b]).cast());
+    // SAFETY: blocks are bytes without padding, at least sixteen; see `op` for the instructions.
+    unsafe {
+        let one = _mm256_castsi128_si256(_mm_loadu_si128(one));
+        _mm256_inserti128_si256::<1>(one, _mm_loadu_si128(other))
+    }
+}
+
 /// Of formats that store the min behind the scale: both of four blocks of two rows.
 macro_rules! scale_and_min {
     () => {
@@ -128,6 +140,27 @@ macro_rules! scale_and_min {
     };
 }
 
+/// The same dwords in both lanes.
+#[inline(always)]
+pub(super) fn each(x: [i32; 4]) -> __m256i {
+    let [a, b, c, d] = x;
+    op!(_mm256_setr_epi32(a, b, c, d, a, b, c, d))
+}
+
+/// The values of both halves: nibbles with the fifth bits that begin at byte `at` of the `heads`.
+#[inline(always)]
+fn fives(nibbles: [__m256i; 2], heads: __m256i, at: i32) -> [__m256i; 2] {
+    op! {
+        let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+        two!(h => {
+            let [low, high] = two!(i => 0x0101_0101 * (at + 2 * h as i32 + i));
+            let bits = _mm256_and_si256(_mm256_shuffle_epi8(heads, each([low, low, high, high])), bit);
+            let set = _mm256_and_si256(_mm256_cmpeq_epi8(bits, bit), _mm256_set1_epi8(16));
+            _mm256_or_si256(nibbles[h], set)
+        })
+    }
+}
+
 /// Formats of 32 values whose nibbles are those of the halves.
 macro_rules! short {
     ($($format:ident: $unpack:ident $($factors:ident)?;)*) => {$(
@@ -143,8 +176,29 @@ macro_rules! short {
 
 short! { Q4_0: nibbles; Q4_1: nibbles scale_and_min; Iq4Nl: looked_up; }
 
-impl Pair for Q5_0 {}
+impl Pair for Q5_0 {
+    #[inline(always)]
+    fn unpack_pair(_: Avx2, rows: [&[Self]; 2], _: usize) -> [[__m256i; 2]; 4] {
+        four!(b => fives(nibbles(lanes(&rows[0][b].qs, &rows[1][b].qs)), heads(rows, b), 2))
+    }
+
+    #[inline(always)]
+    fn factors(_: Avx2, rows: [&[Self]; 2], _: usize) -> Factors {
+        let [a, b, c, d] = four!(b => heads(rows, b));
+        op! {
+            let all = _mm256_unpacklo_epi32(_mm256_unpacklo_epi16(a, b), _mm256_unpacklo_epi16(c, d));
+            let all = _mm256_castsi256_si128(_mm256_permute4x64_epi64::<0b10_00>(all));
+            Factors { d: [_mm256_cvtph_ps(all); 2], m: [_mm256_setzero_ps(); 2] }
+        }
+    }
+}
+
 impl Pair for Q5_1 {
+    #[inline(always)]
+    fn unpack_pair(_: Avx2, rows: [&[Self]; 2], _: usize) -> [[__m256i; 2]; 4] {
+        four!(b => fives(nibbles(lanes(&rows[0][b].qs, &rows[1][b].qs)), heads(rows, b), 4))
+    }
+
     scale_and_min! {}
 }
 

@@ -1,5 +1,5 @@
 //! Two rows of formats with blocks of 256 values.
-use super::pair::{Factors, Pair, lanes, looked_up, nibbles, op};
+use super::pair::{Factors, Pair, each, lanes, looked_up, nibbles, op};
 use crate::format::blocks::{Iq4Xs, Q2K, Q3K, Q4K, Q5K, Q6K};
 use crate::format::{three_bits, two_bits};
 use crate::isa::{Avx2, four, two};
@@ -27,13 +27,6 @@ fn words(a: [u8; 4], b: [u8; 4]) -> __m256i {
 fn three_words(a: &[u8; 12], b: &[u8; 12]) -> [__m256i; 3] {
     let (a, b) = (a.as_chunks().0, b.as_chunks().0);
     [words(a[0], b[0]), words(a[1], b[1]), words(a[2], b[2])]
-}
-
-/// The same dwords in both lanes.
-#[inline(always)]
-fn each(x: [i32; 4]) -> __m256i {
-    let [a, b, c, d] = x;
-    op!(_mm256_setr_epi32(a, b, c, d, a, b, c, d))
 }
 
 /// Dword i of each lane: byte `from + step · i` of the lane of `bytes`, as its lowest byte.
