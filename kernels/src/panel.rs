@@ -6,8 +6,8 @@
 //! ```text
 //! [class 0..4][panel][block of the class] of  [8][ROWS][4] weights, four values of k together: u8, or i8
 //!                                             less 128 where the instruction set has no products of larger u8,
-//!                                             [scales][ROWS] f32, [1 if these are integers][ROWS] f32, the
-//!                                             factor of both, [mins][ROWS] f32
+//!                                             [scales][ROWS] f32, [ROWS] f32 if these share a factor,
+//!                                             [mins][ROWS] f32
 //! ```
 //!
 //! A stack is unpacked once. Then, class by class, all tokens pass it, a tile of
@@ -19,7 +19,7 @@ use crate::acts::{ACT_WORDS, Acts};
 use crate::ahead::{READ, prefetch};
 use crate::buffer::{cast_mut, split};
 use crate::format::{Group, Quantised, as_blocks, as_blocks_mut, with_quantised};
-use crate::isa::{Isa, Op, Simd, eight, four};
+use crate::isa::{Isa, Levels, Op, Simd, eight, four};
 use crate::matrix::Matrix;
 use crate::out::Out;
 use crate::team::Scratch;
@@ -252,7 +252,7 @@ impl Eight {
     }
 }
 
-/// What a panel holds of a format: u8 less `bias`, with `scales` and `mins` factors per 32 values.
+/// What a panel holds of a format: u8, each `bias` too large, and how many scales and mins per 32 of them.
 #[derive(Clone, Copy)]
 struct Form {
     bias: i32,
@@ -275,10 +275,9 @@ impl Form {
 struct Known<S, Q>(PhantomData<(S, Q)>);
 
 impl<S: Simd, Q: Quantised> Known<S, Q> {
-    const FORM: Form = match Q::NARROW {
-        Some((bias, max)) if S::LEVELS.of(Q::MAX) == 0 => {
-            Form { bias, max, scales: 2, mins: 0, shared: true }
-        }
+    const FORM: Form = match (Q::NARROW, S::LEVELS) {
+        // Only there do signed bytes, too large to be added up, take much longer.
+        (Some((bias, max)), Levels::In16) => Form { bias, max, scales: 2, mins: 0, shared: true },
         _ => Form { bias: Q::BIAS, max: Q::MAX, scales: Q::SCALES, mins: Q::MINS, shared: false },
     };
     const LEVEL: usize = S::LEVELS.of(Self::FORM.max);
