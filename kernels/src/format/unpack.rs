@@ -30,7 +30,8 @@ pub trait Quantised: Format {
     fn unpack128<S: Simd>(simd: S, blocks: &[Self], half: usize) -> Group<S>;
 
     /// As [`Quantised::unpack128`], with smaller bytes and two scales, which are integers: value\[e\] =
-    /// m\[0\] · scale · (u8\[e\] − bias). For instruction sets that multiply small bytes faster.
+    /// m\[0\] · scale · (u8\[e\] − bias). For instruction sets that multiply small bytes faster. Only called where
+    /// there is a [`Quantised::NARROW`].
     fn unpack_narrow<S: Simd>(simd: S, blocks: &[Self], half: usize) -> Group<S> {
         let _ = (simd, blocks, half);
         unreachable!("{} has one form", Self::TYPE)
@@ -51,6 +52,7 @@ pub struct Group<S: Simd> {
     /// of half h of the run; with one `d[1]` is not used.
     pub d: [S::F4; 2],
     /// Mins with their sign (the product adds min · Σ activations); laid out as `d`, unused without mins.
+    /// Of [`Quantised::unpack_narrow`] `m[0]` is the factor that both scales share.
     pub m: [S::F4; 2],
 }
 
@@ -83,11 +85,12 @@ mod tests {
             let mut out = Vec::new();
             for unit in self.0.chunks_exact(Q::UNIT) {
                 for half in 0..Q::HALVES {
-                    let (group, bias, max) = match (self.1, Q::NARROW) {
-                        (true, Some((bias, max))) => (Q::unpack_narrow(simd, unit, half), bias, max),
-                        _ => (Q::unpack128(simd, unit, half), Q::BIAS, Q::MAX),
+                    let narrow = Q::NARROW.filter(|_| self.1);
+                    let (bias, max) = narrow.unwrap_or((Q::BIAS, Q::MAX));
+                    let group = match narrow {
+                        Some(_) => Q::unpack_narrow(simd, unit, half),
+                        None => Q::unpack128(simd, unit, half),
                     };
-                    let narrow = self.1 && Q::NARROW.is_some();
                     let [d, m] = [group.d, group.m].map(|v| v.map(|v| simd.f4_array(v).map(f64::from)));
                     for (b, q) in group.q.into_iter().enumerate() {
                         let mut bytes = [0; 32];
@@ -95,9 +98,9 @@ mod tests {
                         for (e, u) in bytes.into_iter().enumerate() {
                             assert!(u <= max, "{}: byte {u}", Q::TYPE);
                             let (scale, min) = match narrow {
-                                true => (m[0][b] * d[e / 16][b], 0.0),
-                                false if Q::MINS == 0 => (d[e / 16 % Q::SCALES][b], 0.0),
-                                false => (d[e / 16 % Q::SCALES][b], m[e / 16 % Q::MINS][b]),
+                                Some(_) => (m[0][b] * d[e / 16][b], 0.0),
+                                None if Q::MINS == 0 => (d[e / 16 % Q::SCALES][b], 0.0),
+                                None => (d[e / 16 % Q::SCALES][b], m[e / 16 % Q::MINS][b]),
                             };
                             out.push((scale * f64::from(i32::from(u) - bias) + min) as f32);
                         }

@@ -24,6 +24,8 @@ pub use portable::Portable;
 pub use scalar::Scalar;
 pub use simd::{Bytes, Dots, Floats, Levels, Op, Panel, Simd, WIDE_OFFSET};
 #[cfg(target_arch = "x86_64")]
+pub(crate) use x86::own_bits;
+#[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2, Avx512Vnni, AvxVnni};
 
 use std::fmt;

@@ -63,6 +63,14 @@ fn spread_bits(bits: u32) -> __m256i {
             _mm256_set1_epi32(bits as i32),
             _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303),
         );
+        own_bits(bytes)
+    }
+}
+
+/// Byte i of the result tells whether bit i % 8 of byte i is set (0xff) or not (0).
+#[inline(always)]
+pub(crate) fn own_bits(bytes: __m256i) -> __m256i {
+    op! {
         let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
         _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit)
     }

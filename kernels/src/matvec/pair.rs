@@ -8,8 +8,9 @@ use super::{Prepared, Rows};
 use crate::ahead::prefetch_stream;
 use crate::format::blocks::{Iq4Nl, Q4_0, Q4_1, Q5_0, Q5_1};
 use crate::format::{IQ4_LUT, Quantised, as_blocks_mut};
-use crate::isa::{Avx2, Dots, Op, Simd, WIDE_OFFSET, four, two};
+use crate::isa::{Avx2, Dots, Op, Simd, WIDE_OFFSET, four, own_bits, two};
 use std::arch::x86_64::*;
+use std::mem::offset_of;
 
 /// Wraps intrinsics: see `isa::x86`.
 macro_rules! op {
@@ -149,16 +150,12 @@ pub(super) fn each(x: [i32; 4]) -> __m256i {
 
 /// The values of both halves: nibbles with the fifth bits that begin at byte `at` of the `heads`.
 #[inline(always)]
-fn fives(nibbles: [__m256i; 2], heads: __m256i, at: i32) -> [__m256i; 2] {
-    op! {
-        let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
-        two!(h => {
-            let [low, high] = two!(i => 0x0101_0101 * (at + 2 * h as i32 + i));
-            let bits = _mm256_and_si256(_mm256_shuffle_epi8(heads, each([low, low, high, high])), bit);
-            let set = _mm256_and_si256(_mm256_cmpeq_epi8(bits, bit), _mm256_set1_epi8(16));
-            _mm256_or_si256(nibbles[h], set)
-        })
-    }
+fn fives(nibbles: [__m256i; 2], heads: __m256i, at: usize) -> [__m256i; 2] {
+    op!(two!(h => {
+        let [low, high] = two!(i => 0x0101_0101 * (at + 2 * h + i) as i32);
+        let fifth = own_bits(_mm256_shuffle_epi8(heads, each([low, low, high, high])));
+        _mm256_or_si256(nibbles[h], _mm256_and_si256(fifth, _mm256_set1_epi8(16)))
+    }))
 }
 
 /// Formats of 32 values whose nibbles are those of the halves.
@@ -179,7 +176,7 @@ short! { Q4_0: nibbles; Q4_1: nibbles scale_and_min; Iq4Nl: looked_up; }
 impl Pair for Q5_0 {
     #[inline(always)]
     fn unpack_pair(_: Avx2, rows: [&[Self]; 2], _: usize) -> [[__m256i; 2]; 4] {
-        four!(b => fives(nibbles(lanes(&rows[0][b].qs, &rows[1][b].qs)), heads(rows, b), 2))
+        four!(b => fives(nibbles(lanes(&rows[0][b].qs, &rows[1][b].qs)), heads(rows, b), offset_of!(Self, qh)))
     }
 
     #[inline(always)]
@@ -196,7 +193,7 @@ impl Pair for Q5_0 {
 impl Pair for Q5_1 {
     #[inline(always)]
     fn unpack_pair(_: Avx2, rows: [&[Self]; 2], _: usize) -> [[__m256i; 2]; 4] {
-        four!(b => fives(nibbles(lanes(&rows[0][b].qs, &rows[1][b].qs)), heads(rows, b), 4))
+        four!(b => fives(nibbles(lanes(&rows[0][b].qs, &rows[1][b].qs)), heads(rows, b), offset_of!(Self, qh)))
     }
 
     scale_and_min! {}
