@@ -3,6 +3,8 @@ use std::cell::Cell;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use lapwing::session::{Cancel, Session};
+
 use super::ui::{Ui, size};
 
 /// Work shorter than this shows nothing, as it would only flicker.
@@ -65,4 +67,19 @@ impl Drop for Progress {
 /// Puts `text` in place of the line. That it cannot be shown must not end the work.
 fn draw(text: &str) {
     drop(write!(std::io::stderr(), "\r{text}\x1b[K"));
+}
+
+/// Makes `prompt` the sequence of `session`, and says meanwhile how far `what` is done.
+///
+/// # Errors
+/// As [`Session::eval`].
+pub fn eval(
+    session: &mut Session,
+    prompt: &[u32],
+    cancel: &Cancel,
+    ui: &Ui,
+    what: &'static str,
+) -> lapwing_models::Result<()> {
+    let progress = Progress::tokens(ui, what);
+    session.eval(prompt, cancel, &mut |done, of| progress.set(done as u64, of as u64))
 }

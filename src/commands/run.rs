@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::config::Config;
 use super::interrupt::Interrupt;
-use super::{AnswerOptions, ModelArg, ModelOptions, SamplerOptions, TemplateOptions, Ui, load, ui};
+use super::{AnswerOptions, ModelArg, ModelOptions, SamplerOptions, TemplateOptions, Ui, load, progress, ui};
 
 /// Prints one answer to stdout, and nothing else there.
 #[derive(clap::Args, Debug)]
@@ -66,7 +66,7 @@ pub fn run(mut args: Args, ui: &Ui) -> anyhow::Result<()> {
     let limits = args.answer.limits(&engine, form, args.sampling.predict)?;
     let limits = Limits { logprobs: args.logprobs, ..limits };
     let cancel = interrupt.into_cancel();
-    ui::eval(&mut session, &ids, &cancel, ui, "reading the prompt")?;
+    progress::eval(&mut session, &ids, &cancel, ui, "reading the prompt")?;
 
     // A pipe gets the answer as the model writes it; a person sees thoughts dimmed.
     let thinking = ui::colours().then(|| Thinking::after(&ids, engine.model().tokenizer()));

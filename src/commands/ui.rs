@@ -2,9 +2,7 @@
 use std::io::IsTerminal;
 
 use clap::{Args, ValueEnum};
-use lapwing::session::{Cancel, Session, Stats};
-
-use super::progress::Progress;
+use lapwing::session::Stats;
 
 /// Form of what a command prints to stdout (`-o`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -75,21 +73,6 @@ pub fn colours() -> bool {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
     std::io::stdout().is_terminal() && !no_color && !dumb
-}
-
-/// Makes `prompt` the sequence of `session`, and says meanwhile how far `what` is done.
-///
-/// # Errors
-/// As [`Session::eval`].
-pub fn eval(
-    session: &mut Session,
-    prompt: &[u32],
-    cancel: &Cancel,
-    ui: &Ui,
-    what: &'static str,
-) -> lapwing_models::Result<()> {
-    let progress = Progress::tokens(ui, what);
-    session.eval(prompt, cancel, &mut |done, of| progress.set(done as u64, of as u64))
 }
 
 /// `value` as one line of JSON that is also safe on a terminal: what [`lapwing::text::is_safe`] refuses is escaped.

@@ -321,7 +321,7 @@ macro_rules! impl_panel_floats {
 /// Does nothing, but in its turn: else the compiler takes token after token, and all weights go through the stack.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn in_turn(words: &mut [__m256i; 2]) {
+fn words_in_turn(words: &mut [__m256i; 2]) {
     let [a, b] = words;
     // SAFETY: no instruction at all.
     unsafe {
@@ -366,7 +366,7 @@ impl Panel for Avx2 {
                         for (t, words) in words.iter_mut().enumerate() {
                             let a = _mm256_set1_epi32(*a.add(k * T + t));
                             *words = two!(i => _mm256_add_epi16(words[i], _mm256_maddubs_epi16(w[i], a)));
-                            in_turn(words);
+                            words_in_turn(words);
                         }
                     }
                     let one = _mm256_set1_epi16(1);

@@ -9,7 +9,7 @@ use lapwing::thinking::{Part, Thinking};
 use lapwing_models::{Class, Error};
 
 use super::{Chat, ends_chat};
-use crate::commands::ui;
+use crate::commands::{progress, ui};
 
 /// Percent of the context from which on the person is warned.
 const NEARLY_FULL: usize = 80;
@@ -48,7 +48,7 @@ impl Chat {
             return Ok(false);
         };
         let cancel = self.cancel.clone();
-        if let Err(error) = ui::eval(&mut self.session, &ids, &cancel, &self.ui, "reading") {
+        if let Err(error) = progress::eval(&mut self.session, &ids, &cancel, &self.ui, "reading") {
             if error.class != Class::Interrupted {
                 return Err(error.into());
             }
@@ -187,7 +187,7 @@ impl Chat {
             return Err(failed("there is no room for it").into());
         }
         let cancel = self.cancel.clone();
-        match ui::eval(&mut self.session, &ids, &cancel, &self.ui, "summarising") {
+        match progress::eval(&mut self.session, &ids, &cancel, &self.ui, "summarising") {
             Err(error) if error.class == Class::Interrupted => return Ok(None),
             other => other?,
         }

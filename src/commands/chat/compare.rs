@@ -13,8 +13,7 @@ use unicode_width::UnicodeWidthChar;
 
 use super::slash::Next;
 use super::{Chat, count};
-use crate::commands::progress::Progress;
-use crate::commands::ui;
+use crate::commands::progress::{self, Progress};
 
 /// Tokens of each answer at most, unless --predict says otherwise.
 const LENGTH: usize = 128;
@@ -99,7 +98,7 @@ fn answer(
     };
     let mut session = Session::new(engine.clone(), &options)?;
     session.set_stack(stack.clone());
-    ui::eval(&mut session, ids, cancel, &chat.ui, what)?;
+    progress::eval(&mut session, ids, cancel, &chat.ui, what)?;
     let progress = Progress::tokens(&chat.ui, what);
     // The same random numbers for both.
     let mut settings = chat.settings.clone();
