@@ -13,8 +13,7 @@ macro_rules! impl_floats {
 
             #[inline(always)]
             fn fma_part(self, part: usize, a: Self::F, b: Self::F, [low, high]: Self::F) -> Self::F {
-                // Not by index: where checks are on, an array that is reached by one stays in memory, at a tenth of the
-                // speed.
+                // Not by index: where checks are on, an array that is reached by one stays in memory.
                 match part {
                     0 => [op!(_mm256_fmadd_ps(a[0], b[0], low)), high],
                     _ => [low, op!(_mm256_fmadd_ps(a[1], b[1], high))],
