@@ -135,11 +135,14 @@ impl<'a> Prepared<'a> {
         }
         let init = &*init;
         let blocks = row.q.len() / BLOCK;
+        let q = row.q.as_chunks().0;
+        // The same length for all, so that one check of an index is enough.
+        let groups = q.len();
         Prepared {
-            q: row.q.as_chunks().0,
-            d: row.d.as_chunks().0,
-            init: std::array::from_fn(|i| init[i * blocks..(i + 1) * blocks].as_chunks().0),
-            scaled: std::array::from_fn(|i| row.scaled[i * blocks..(i + 1) * blocks].as_chunks().0),
+            q,
+            d: &row.d.as_chunks().0[..groups],
+            init: std::array::from_fn(|i| &init[i * blocks..].as_chunks().0[..groups]),
+            scaled: std::array::from_fn(|i| &row.scaled[i * blocks..].as_chunks().0[..groups]),
         }
     }
 }
@@ -154,13 +157,17 @@ fn row<S: Simd, Q: Quantised>(
     ahead: *const u8,
 ) -> f32 {
     let mut acc = simd.f4_splat(0.0);
+    // Added a group later: the processor does not look far enough ahead to find other work while it waits for the sums.
+    let mut last = Products::none(simd);
     let mut g = 0;
     let units = blocks[..row_blocks].chunks_exact(Q::UNIT);
     let rest = units.remainder().len();
     for (i, unit) in units.enumerate() {
         prefetch_stream::<S>(ahead.wrapping_add(i * size_of_val(unit)), size_of_val(unit));
         for half in 0..Q::HALVES {
-            acc = step::<S, Q>(simd, acc, Q::unpack128(simd, unit, half), acts, g);
+            let next = Products::new::<Q>(simd, Q::unpack128(simd, unit, half), acts, g);
+            acc = last.add::<Q>(simd, acc);
+            last = next;
             g += 1;
         }
     }
@@ -170,31 +177,69 @@ fn row<S: Simd, Q: Quantised>(
             Some(unit) => Q::unpack128(simd, unit, 0),
             None => unpack_rest::<S, Q>(simd, &blocks[row_blocks - rest..]),
         };
-        acc = step::<S, Q>(simd, acc, group, acts, g);
+        let next = Products::new::<Q>(simd, group, acts, g);
+        acc = last.add::<Q>(simd, acc);
+        last = next;
     }
-    simd.f4_sum(acc)
+    simd.f4_sum(last.add::<Q>(simd, acc))
 }
 
-/// Adds the products of group `g` to the chains.
-#[inline(always)]
-fn step<S: Simd, Q: Quantised>(simd: S, acc: S::F4, group: Group<S>, acts: &Prepared, g: usize) -> S::F4 {
-    let [lo, hi] = simd.dots(Q::MAX, group.q, &acts.q[g]);
-    let init = |i: usize| simd.i4_load(&acts.init[i][g]);
-    let t = if Q::SCALES == 1 {
-        let sum = simd.i4_add(simd.i4_add(lo, hi), init(2));
-        simd.f4_mul(simd.i4_float(sum), group.d[0])
-    } else {
-        let lo = simd.i4_float(simd.i4_add(lo, init(0)));
-        let hi = simd.i4_float(simd.i4_add(hi, init(1)));
-        simd.f4_fma(hi, group.d[1], simd.f4_mul(lo, group.d[0]))
-    };
-    let mut acc = simd.f4_fma(t, simd.f4_load(&acts.d[g]), acc);
-    let scaled = |i: usize| simd.f4_load(&acts.scaled[i][g]);
-    if Q::MINS == 1 {
-        acc = simd.f4_fma(group.m[0], scaled(2), acc);
-    } else if Q::MINS == 2 {
-        acc = simd.f4_fma(group.m[0], scaled(0), acc);
-        acc = simd.f4_fma(group.m[1], scaled(1), acc);
+/// The products of a group of a row.
+struct Products<'a, S: Simd> {
+    /// Of the whole blocks, or of each half.
+    sums: [S::I4; 2],
+    d: [S::F4; 2],
+    m: [S::F4; 2],
+    /// Of the group's activations: scales, and scaled sums as in [`Prepared`].
+    acts: &'a [f32; 4],
+    scaled: [&'a [f32; 4]; 3],
+}
+
+impl<'a, S: Simd> Products<'a, S> {
+    /// Of a group of zeros.
+    #[inline(always)]
+    fn none(simd: S) -> Self {
+        let (zero, none) = (simd.f4_splat(0.0), &[0.0; 4]);
+        Products {
+            sums: [simd.i4_load(&[0; 4]); 2],
+            d: [zero; 2],
+            m: [zero; 2],
+            acts: none,
+            scaled: [none; 3],
+        }
     }
-    acc
+
+    #[inline(always)]
+    fn new<Q: Quantised>(simd: S, group: Group<S>, acts: &Prepared<'a>, g: usize) -> Self {
+        let [lo, hi] = simd.dots(Q::MAX, group.q, &acts.q[g]);
+        let init = |i: usize| simd.i4_load(&acts.init[i][g]);
+        let sums = if Q::SCALES == 1 {
+            [simd.i4_add(simd.i4_add(lo, hi), init(2)); 2]
+        } else {
+            [simd.i4_add(lo, init(0)), simd.i4_add(hi, init(1))]
+        };
+        Products {
+            sums,
+            d: group.d,
+            m: group.m,
+            acts: &acts.d[g],
+            scaled: acts.scaled.map(|scaled| &scaled[g]),
+        }
+    }
+
+    /// Adds the products to the chains.
+    #[inline(always)]
+    fn add<Q: Quantised>(self, simd: S, acc: S::F4) -> S::F4 {
+        let mut t = simd.f4_mul(simd.i4_float(self.sums[0]), self.d[0]);
+        if Q::SCALES == 2 {
+            t = simd.f4_fma(simd.i4_float(self.sums[1]), self.d[1], t);
+        }
+        let acc = simd.f4_fma(t, simd.f4_load(self.acts), acc);
+        let scaled = self.scaled.map(|scaled| simd.f4_load(scaled));
+        match Q::MINS {
+            0 => acc,
+            1 => simd.f4_fma(self.m[0], scaled[2], acc),
+            _ => simd.f4_fma(self.m[1], scaled[1], simd.f4_fma(self.m[0], scaled[0], acc)),
+        }
+    }
 }

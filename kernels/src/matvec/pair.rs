@@ -130,11 +130,11 @@ macro_rules! scale_and_min {
                     let pairs = _mm_setr_epi32(pair(r, 0), pair(r, 1), pair(r, 2), pair(r, 3));
                     // The scales, then the mins.
                     let order = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
-                    _mm256_cvtph_ps(_mm_shuffle_epi8(pairs, order))
+                    _mm_shuffle_epi8(pairs, order)
                 });
                 Factors {
-                    d: [_mm256_permute2f128_ps::<0x20>(both[0], both[1]); 2],
-                    m: [_mm256_permute2f128_ps::<0x31>(both[0], both[1]); 2],
+                    d: [_mm256_cvtph_ps(_mm_unpacklo_epi64(both[0], both[1])); 2],
+                    m: [_mm256_cvtph_ps(_mm_unpackhi_epi64(both[0], both[1])); 2],
                 }
             }
         }
@@ -283,18 +283,37 @@ fn words<Q: Pair>(simd: Avx2, w: __m256i, a: __m256i) -> __m256i {
     }
 }
 
-/// The products of group `g` of both rows.
-struct Products {
+/// The products of a group of both rows.
+struct Products<'a> {
     /// A row to a lane of the first vector; of a format that is [`Pair::SPLIT`] a row to a vector, its first sixteens to
     /// the first lane.
     sums: [__m256i; 2],
     factors: Factors,
-    g: usize,
+    /// Of the group's activations: scales, and scaled sums as in [`Prepared`].
+    d: &'a [f32; 4],
+    scaled: [&'a [f32; 4]; 3],
 }
 
-impl Products {
+impl<'a> Products<'a> {
+    /// Of a group of zeros. With an option in its place there is a branch in the loop, before which the compiler loads
+    /// all activations, and so puts them on the stack.
+    const NONE: Self = {
+        // SAFETY: a vector of zero bits is one of zeros.
+        let (zero, none): (__m256, _) = unsafe { (std::mem::zeroed(), &[0.0; 4]) };
+        let factors = Factors { d: [zero; 2], m: [zero; 2] };
+        // SAFETY: as above.
+        Products { sums: unsafe { std::mem::zeroed() }, factors, d: none, scaled: [none; 3] }
+    };
+
+    /// The first `BLOCKS` blocks count; the activations of the others are zero.
     #[inline(always)]
-    fn new<Q: Pair>(simd: Avx2, rows: [&[Q]; 2], half: usize, acts: &Prepared, g: usize) -> Self {
+    fn new<Q: Pair, const BLOCKS: usize>(
+        simd: Avx2,
+        rows: [&[Q]; 2],
+        half: usize,
+        acts: &Prepared<'a>,
+        g: usize,
+    ) -> Self {
         // As many products of a weight and an activation add up in 16 bits; a word begins with two.
         let most = i16::MAX as usize / (127 * Q::LARGEST as usize);
         let init = |i: usize| &acts.init[i][g];
@@ -320,10 +339,14 @@ impl Products {
             } else {
                 let w = Q::unpack_pair(simd, rows, half);
                 let a = acts.q[g].as_chunks::<16>().0;
-                let words = four!(b => two!(h => {
-                    let a = _mm_loadu_si128(a[2 * b + h].as_ptr().cast());
-                    words::<Q>(simd, w[b][h], _mm256_broadcastsi128_si256(a))
-                }));
+                let words = four!(b => if b < BLOCKS {
+                    two!(h => {
+                        let a = _mm_loadu_si128(a[2 * b + h].as_ptr().cast());
+                        words::<Q>(simd, w[b][h], _mm256_broadcastsi128_si256(a))
+                    })
+                } else {
+                    [_mm256_setzero_si256(); 2]
+                });
                 let sum = if most >= 4 {
                     reduce(four!(b => _mm256_add_epi16(words[b][0], words[b][1])), most / 4)
                 } else {
@@ -333,13 +356,18 @@ impl Products {
                 [sum, _mm256_setzero_si256()]
             }
         };
-        Products { sums, factors: Q::factors(simd, rows, half), g }
+        Products {
+            sums,
+            factors: Q::factors(simd, rows, half),
+            d: &acts.d[g],
+            scaled: acts.scaled.map(|scaled| &scaled[g]),
+        }
     }
 
     /// Adds the products to the chains of both rows; the arithmetic of `super::step`.
     #[inline(always)]
-    fn add<Q: Pair>(self, acc: __m256, acts: &Prepared) -> __m256 {
-        let Products { sums: [first, second], factors: Factors { d, m }, g } = self;
+    fn add<Q: Pair>(self, acc: __m256) -> __m256 {
+        let Products { sums: [first, second], factors: Factors { d, m }, d: acts, scaled } = self;
         op! {
             let t = if Q::SPLIT {
                 // The first sixteens of both rows, and the second ones.
@@ -354,13 +382,13 @@ impl Products {
             } else {
                 _mm256_mul_ps(_mm256_cvtepi32_ps(first), d[0])
             };
-            let acc = _mm256_fmadd_ps(t, twice(&acts.d[g]), acc);
+            let acc = _mm256_fmadd_ps(t, twice(acts), acc);
             match Q::MINS {
                 0 => acc,
-                1 => _mm256_fmadd_ps(m[0], twice(&acts.scaled[2][g]), acc),
+                1 => _mm256_fmadd_ps(m[0], twice(scaled[2]), acc),
                 _ => {
-                    let acc = _mm256_fmadd_ps(m[0], twice(&acts.scaled[0][g]), acc);
-                    _mm256_fmadd_ps(m[1], twice(&acts.scaled[1][g]), acc)
+                    let acc = _mm256_fmadd_ps(m[0], twice(scaled[0]), acc);
+                    _mm256_fmadd_ps(m[1], twice(scaled[1]), acc)
                 }
             }
         }
@@ -390,36 +418,38 @@ impl<Q: Pair> PairRows<'_, Q> {
             let [a, b] = two!(i => two[i][..steps * Q::UNIT].chunks_exact(Q::UNIT));
             // Added a group later: the processor does not look far enough ahead to find other work while it waits for the
             // sums.
-            let mut last: Option<Products> = None;
+            let mut last = Products::NONE;
             let mut g = 0;
             for (s, (a, b)) in a.zip(b).enumerate() {
                 prefetch_stream::<Avx2>(ahead.wrapping_add(2 * s * unit_bytes), 2 * unit_bytes);
                 // Written out, so that what is looked up for each half is constant.
-                let mut next = Products::new(simd, [a, b], 0, &acts, g);
-                if let Some(last) = last {
-                    acc = last.add::<Q>(acc, &acts);
-                }
+                let mut next = Products::new::<Q, 4>(simd, [a, b], 0, &acts, g);
+                acc = last.add::<Q>(acc);
                 if Q::HALVES == 2 {
-                    let second = Products::new(simd, [a, b], 1, &acts, g + 1);
-                    acc = next.add::<Q>(acc, &acts);
+                    let second = Products::new::<Q, 4>(simd, [a, b], 1, &acts, g + 1);
+                    acc = next.add::<Q>(acc);
                     next = second;
                 }
-                last = Some(next);
+                last = next;
                 g += Q::HALVES;
-            }
-            if let Some(last) = last {
-                acc = last.add::<Q>(acc, &acts);
             }
             if rest > 0 {
                 // The activations there are zero: it does not matter that the blocks behind a row are the next's.
                 // Behind the last they are made up.
                 let [one, other] = &mut made_up;
-                let rest = [
+                let units = [
                     padded(&two[0][steps * Q::UNIT..], rest, one),
                     padded(&two[1][steps * Q::UNIT..], rest, other),
                 ];
-                acc = Products::new(simd, rest, 0, &acts, g).add::<Q>(acc, &acts);
+                let next = if rest <= 2 {
+                    Products::new::<Q, 2>(simd, units, 0, &acts, g)
+                } else {
+                    Products::new::<Q, 4>(simd, units, 0, &acts, g)
+                };
+                acc = last.add::<Q>(acc);
+                last = next;
             }
+            acc = last.add::<Q>(acc);
             let y = op! {
                 // (0 + 1) + (2 + 3) in each lane
                 let pairs = _mm256_add_ps(acc, _mm256_movehdup_ps(acc));
