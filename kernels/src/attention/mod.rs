@@ -61,14 +61,18 @@ pub fn attention(team: &Team, args: &AttnArgs<'_>, out: &mut [f32]) {
     }
     let job = Job::new(args);
     match job.shape.ty {
-        KvType::F32 => run::<f32>(team, &job, out),
-        KvType::F16 => run::<f16>(team, &job, out),
-        KvType::Q8_0 => run::<i8>(team, &job, out),
+        KvType::F32 => run::<f32>(team, job, out),
+        KvType::F16 => run::<f16>(team, job, out),
+        KvType::Q8_0 => run::<i8>(team, job, out),
     }
 }
 
-fn run<E: Elem>(team: &Team, job: &Job<'_>, out: &mut [f32]) {
-    if job.rows() > TILE { prefill::<E>(team, job, out) } else { decode::<E>(team, job, out) }
+fn run<E: Elem>(team: &Team, job: Job<'_>, out: &mut [f32]) {
+    if job.rows() > TILE {
+        prefill::<E>(team, &job, out)
+    } else {
+        decode::<E>(team, &job.split(team.threads()), out)
+    }
 }
 
 /// Many rows: the threads take tiles, whole rows at a time.
@@ -108,11 +112,11 @@ impl<E: Elem> Op for Tiles<'_, E> {
         let (state, total) = states.split_at_mut(job.state_size());
         loop {
             let unit = next.fetch_add(1, Ordering::Relaxed);
-            if unit >= tiles * job.shape.kv_heads {
+            if unit >= tiles * job.kv_heads {
                 return;
             }
             // Later queries see more: the dearest tiles first leave the smallest gap at the end.
-            let (tile, kv_head) = (tiles - 1 - unit / job.shape.kv_heads, unit % job.shape.kv_heads);
+            let (tile, kv_head) = (tiles - 1 - unit / job.kv_heads, unit % job.kv_heads);
             let rows = tile * TILE..job.rows().min((tile + 1) * TILE);
             let mut state = job.state(rows.len(), state);
             let mut total = job.state(rows.len(), total);
@@ -142,8 +146,8 @@ thread_local! {
 /// a run. Blocks are walked in the outer loop and heads in the inner one, the order of memory.
 fn decode<E: Elem>(team: &Team, job: &Job<'_>, out: &mut [f32]) {
     let chunks = job.chunks(0..job.rows());
-    let cells = chunks.len() * job.shape.kv_heads;
-    let (state_size, q_size) = (job.state_size(), job.shape.kv_heads * job.q_size());
+    let cells = chunks.len() * job.kv_heads;
+    let (state_size, q_size) = (job.state_size(), job.kv_heads * job.q_size());
     LEADER.with_borrow_mut(|memory| {
         memory.grow((cells + 1) * state_size + q_size);
         let (parts, rest) = memory.split_at_mut(cells * state_size);
@@ -184,7 +188,7 @@ impl<E: Elem> Op for Cells<'_, E> {
         if cells.is_empty() {
             return;
         }
-        let (kv_heads, rows, size) = (job.shape.kv_heads, job.rows(), job.state_size());
+        let (kv_heads, rows, size) = (job.kv_heads, job.rows(), job.state_size());
         let q_size = job.q_size();
         for (kv_head, q) in q.chunks_exact_mut(q_size).enumerate() {
             job.pack_queries::<S>(kv_head, 0..rows, q);
@@ -231,9 +235,9 @@ impl Op for Merge<'_> {
         let Merge { job, parts, total, out } = self;
         let (rows, size) = (job.rows(), job.state_size());
         let mut total = job.state(rows, total);
-        for kv_head in 0..job.shape.kv_heads {
+        for kv_head in 0..job.kv_heads {
             total.reset();
-            for part in parts.chunks_exact_mut(size).skip(kv_head).step_by(job.shape.kv_heads) {
+            for part in parts.chunks_exact_mut(size).skip(kv_head).step_by(job.kv_heads) {
                 total.merge(s, &job.state(rows, part));
             }
             job.finish(s, kv_head, 0..rows, &total, out);

@@ -22,7 +22,9 @@ pub(super) struct Job<'a> {
     pub shape: KvShape,
     /// Queries.
     n: usize,
-    /// Query heads that share a key/value head.
+    /// Key/value heads, counted as often as they have parts: see [`Job::split`].
+    pub kv_heads: usize,
+    /// Query heads that share a key/value head, or the part of one.
     group: usize,
 }
 
@@ -41,10 +43,21 @@ impl<'a> Job<'a> {
         let reach = args.blocks.len() * BLOCK;
         assert!(n <= reach && pos0 <= reach - n, "positions {pos0} + {n} in a cache of {reach}");
         assert_ne!(args.window, Some(0), "a window sees at least its own position");
-        Self { args, shape, n, group: heads / shape.kv_heads }
+        Self { args, shape, n, kv_heads: shape.kv_heads, group: heads / shape.kv_heads }
     }
 
-    /// Rows of each key/value head: row r is head r % group of query r / group.
+    /// The same work in more cells, if there are fewer than threads: the query heads of a key/value head in parts that
+    /// are walked as if each had keys and values of its own.
+    pub fn split(mut self, threads: usize) -> Self {
+        let cells = self.kv_heads * self.chunks(0..self.rows()).len();
+        let enough = |&parts: &usize| self.group.is_multiple_of(parts) && cells * parts >= threads;
+        let parts = (1..self.group).find(enough).unwrap_or(self.group);
+        self.kv_heads *= parts;
+        self.group /= parts;
+        self
+    }
+
+    /// Rows of each of [`Job::kv_heads`]: row r is head r % group of query r / group.
     pub fn rows(&self) -> usize {
         self.n * self.group
     }
@@ -76,7 +89,7 @@ impl<'a> Job<'a> {
     /// Multiply-adds of all scores, at most.
     pub fn multiply_adds(&self) -> usize {
         let seen = self.seen_by(0..self.rows()).len();
-        self.rows().saturating_mul(self.shape.kv_heads * self.shape.dim).saturating_mul(seen)
+        self.rows().saturating_mul(self.kv_heads * self.shape.dim).saturating_mul(seen)
     }
 
     /// The positions that a row sees.
@@ -130,15 +143,15 @@ impl<'a> Job<'a> {
         let count = |chunk| self.blocks(rows.clone(), chunk).len();
         let total: usize = chunks.clone().map(count).sum();
         // In units of a block of a head, times the number of threads.
-        let mut wanted = total * self.shape.kv_heads * thread;
+        let mut wanted = total * self.kv_heads * thread;
         for (i, chunk) in chunks.enumerate() {
             let cell = count(chunk) * threads;
-            if wanted < cell * self.shape.kv_heads {
-                return i * self.shape.kv_heads + (wanted + cell / 2) / cell;
+            if wanted < cell * self.kv_heads {
+                return i * self.kv_heads + (wanted + cell / 2) / cell;
             }
-            wanted -= cell * self.shape.kv_heads;
+            wanted -= cell * self.kv_heads;
         }
-        self.chunks(rows).len() * self.shape.kv_heads
+        self.chunks(rows).len() * self.kv_heads
     }
 
     /// The positions of a block that each of R rows sees, counted within the block.
@@ -199,8 +212,9 @@ impl<E: Elem> Op for Step<'_, '_, E> {
     fn call<S: Simd>(self, s: S) {
         let Step { job, cell: (index, kv_head), ahead, rows, q, state, .. } = self;
         let args = job.args;
-        let cell = E::cell(&args.blocks[index], args.layer, kv_head);
-        let ahead = E::cell(&args.blocks[ahead.0], args.layer, ahead.1);
+        let parts = job.kv_heads / job.shape.kv_heads;
+        let cell = E::cell(&args.blocks[index], args.layer, kv_head / parts);
+        let ahead = E::cell(&args.blocks[ahead.0], args.layer, ahead.1 / parts);
         let block = Block { cell, ahead, v_stride: job.v_stride(), soft_cap: args.soft_cap };
         let size = part_size::<S>(rows.len());
         for first in (0..rows.len()).step_by(size) {
