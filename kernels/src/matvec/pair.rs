@@ -364,7 +364,7 @@ impl<'a> Products<'a> {
         }
     }
 
-    /// Adds the products to the chains of both rows; the arithmetic of `super::step`.
+    /// Adds the products to the chains of both rows; the arithmetic of `super::Products::add`.
     #[inline(always)]
     fn add<Q: Pair>(self, acc: __m256) -> __m256 {
         let Products { sums: [first, second], factors: Factors { d, m }, d: acts, scaled } = self;
