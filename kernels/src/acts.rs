@@ -269,6 +269,33 @@ impl Acts {
         self.gather(scales, out, |sum, _| -bias * sum);
     }
 
+    /// Likewise with `parts` in the place of scales, as two words: of the first two quants of each four, and of the
+    /// other two, both modulo 2¹⁶.
+    pub(crate) fn packed_words(&self, bias: i32, parts: usize, out: &mut [i32]) {
+        for tile in self.tiles() {
+            let t = tile.len();
+            let out = &mut out[tile.start * self.blocks * parts..tile.end * self.blocks * parts];
+            for (out, words) in
+                out.chunks_exact_mut(parts * t).zip(self.packed(&tile).chunks_exact(ACT_WORDS * t))
+            {
+                for (out, words) in out.chunks_exact_mut(t).zip(words.chunks_exact(8 / parts * t)) {
+                    for (i, out) in out.iter_mut().enumerate() {
+                        // As u8, each 128 more, whose sums in pairs do not reach from one word into the other.
+                        let sums = words[i..].iter().step_by(t).fold(0, |sums, &word| {
+                            let bytes = word as u32 ^ 0x8080_8080;
+                            sums + (bytes & 0x00ff_00ff) + (bytes >> 8 & 0x00ff_00ff)
+                        });
+                        let word = |sum: u32| {
+                            let sum = sum as i32 - 2 * 128 * (8 / parts as i32);
+                            (-bias * sum) as u16 as u32
+                        };
+                        *out = (word(sums & 0xffff) | word(sums >> 16) << 16) as i32;
+                    }
+                }
+            }
+        }
+    }
+
     /// The bits of scale · Σ quants in the same order, with `mins` in the place of scales.
     pub(crate) fn packed_scaled(&self, mins: usize, out: &mut [i32]) {
         self.gather(mins, out, |sum, scale| (sum as f32 * f32::from_bits(scale as u32)).to_bits() as i32);

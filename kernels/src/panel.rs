@@ -6,7 +6,7 @@
 //! ```text
 //! [class 0..4][panel][block of the class] of  [8][ROWS][4] weights, four values of k together: u8, or i8
 //!                                             less 128 where the instruction set has no products of larger u8,
-//!                                             [scales][ROWS] f32, [ROWS] f32 if these share a factor,
+//!                                             [scales][ROWS] f32, or as words with [ROWS] f32 that they share,
 //!                                             [mins][ROWS] f32
 //! ```
 //!
@@ -18,8 +18,8 @@
 use crate::acts::{ACT_WORDS, Acts};
 use crate::ahead::{READ, prefetch};
 use crate::buffer::{cast_mut, split};
-use crate::format::{Group, Quantised, as_blocks, as_blocks_mut, with_quantised};
-use crate::isa::{Isa, Levels, Op, Simd, eight, four};
+use crate::format::{Group, Narrow, Quantised, as_blocks, as_blocks_mut, with_quantised};
+use crate::isa::{Isa, Levels, Op, Simd, eight, four, two};
 use crate::matrix::Matrix;
 use crate::out::Out;
 use crate::team::Scratch;
@@ -80,6 +80,8 @@ impl<Q: Quantised> Op for Panels<'_, Q> {
         let Form { bias, max, scales, mins, .. } = Known::<S, Q>::FORM;
         if fresh && mins > 0 {
             acts.packed_scaled(mins, aux);
+        } else if fresh && Known::<S, Q>::LEVEL == WORDS {
+            acts.packed_words(bias, scales, aux);
         } else if fresh {
             acts.packed_init(bias - simd.offset(max), scales, aux);
         }
@@ -164,7 +166,10 @@ fn unpack<'a, S: Simd, Q: Quantised>(
                     prefetch::<READ>(next.cast(), size_of::<Q>() * Q::UNIT);
                 }
                 let group = match eight[i].get(unit..unit + Q::UNIT) {
-                    Some(blocks) if Known::<S, Q>::FORM.shared => Q::unpack_narrow(simd, blocks, half),
+                    Some(blocks) if Known::<S, Q>::FORM.shared => {
+                        rows.set_narrow(simd, i, Q::unpack_narrow(simd, blocks, half));
+                        continue;
+                    }
                     Some(blocks) => Q::unpack128(simd, blocks, half),
                     None => unpack_rest(simd, &eight[i][unit..]),
                 };
@@ -191,13 +196,13 @@ pub(crate) fn unpack_rest<S: Simd, Q: Quantised>(simd: S, rest: &[Q]) -> Group<S
 struct Eight {
     /// `[class][row]`
     q: [[[u8; 32]; 8]; 4],
-    /// `[pair][row]`: f32 of the four classes, for two factors (scales, then mins).
-    factors: [[[u8; 32]; 8]; 2],
+    /// `[pair][row]`: f32 or words of the four classes, for two factors (scales, what they share, then mins).
+    factors: [[[u8; 32]; 8]; 3],
 }
 
 impl Eight {
     fn zeros() -> Self {
-        Eight { q: [[[0; 32]; 8]; 4], factors: [[[0; 32]; 8]; 2] }
+        Eight { q: [[[0; 32]; 8]; 4], factors: [[[0; 32]; 8]; 3] }
     }
 
     #[inline(always)]
@@ -215,12 +220,23 @@ impl Eight {
         let form = Known::<S, Q>::FORM;
         let pairs = match (form.scales, form.mins) {
             (1, 0) => [[d0, d0], [d0, d0]],
-            (2, 0) => [[d0, d1], [m0, m0]],
+            (2, 0) => [[d0, d1], [d0, d1]],
             (1, _) => [[d0, m0], [m1, m1]],
-            _ => unreachable!("no format has two scales and mins"),
+            _ => unreachable!("only narrow groups have two scales and mins"),
         };
         for (factors, [a, b]) in self.factors[..form.factors().div_ceil(2)].iter_mut().zip(pairs) {
             simd.b_store(simd.b_floats(a, b), &mut factors[row]);
+        }
+    }
+
+    #[inline(always)]
+    fn set_narrow<S: Simd>(&mut self, simd: S, row: usize, Narrow { q, scales, d, m }: Narrow<S>) {
+        for (class, q) in q.into_iter().enumerate() {
+            simd.b_store(q, &mut self.q[class][row]);
+        }
+        let pairs = [scales, simd.b_floats(d, m[0]), simd.b_floats(m[1], m[1])];
+        for (factors, pair) in self.factors.iter_mut().zip(pairs) {
+            simd.b_store(pair, &mut factors[row]);
         }
     }
 
@@ -260,7 +276,7 @@ struct Form {
     max: u8,
     scales: usize,
     mins: usize,
-    /// Whether one more factor multiplies both scales: see [`Quantised::unpack_narrow`].
+    /// Whether the scales are integers, which one more factor multiplies: see [`Quantised::unpack_narrow`].
     shared: bool,
 }
 
@@ -277,10 +293,21 @@ struct Known<S, Q>(PhantomData<(S, Q)>);
 impl<S: Simd, Q: Quantised> Known<S, Q> {
     const FORM: Form = match (Q::NARROW, S::LEVELS) {
         // Only there do signed bytes, too large to be added up, take much longer.
-        (Some((bias, max)), Levels::In16) => Form { bias, max, scales: 2, mins: 0, shared: true },
+        (Some((bias, max)), Levels::In16) => Form { bias, max, scales: 2, mins: Q::MINS, shared: true },
         _ => Form { bias: Q::BIAS, max: Q::MAX, scales: Q::SCALES, mins: Q::MINS, shared: false },
     };
-    const LEVEL: usize = S::LEVELS.of(Self::FORM.max);
+    /// [`WORDS`] or the level of [`Panel::p_dots`](crate::isa::Panel::p_dots).
+    const LEVEL: usize = {
+        let Form { bias, max, scales, shared, .. } = Self::FORM;
+        // Less the bias: half a block of as many values, or a quarter with two scales.
+        let most = if max as i32 - bias > bias { max as i32 - bias } else { bias };
+        let level = match S::LEVELS {
+            Levels::In16 if 127 * most * (16 / scales as i32) <= i16::MAX as i32 => WORDS,
+            levels => levels.of(max),
+        };
+        assert!(level == WORDS || !shared);
+        level
+    };
     /// Words per block and token that the kinds of formats need besides the activations: the scaled sums of
     /// activations to multiply with mins, or what the integer sums start with. None needs both.
     const AUX: usize = {
@@ -289,6 +316,10 @@ impl<S: Simd, Q: Quantised> Known<S, Q> {
         if mins > 0 { mins } else { scales }
     };
 }
+
+/// In the place of a level: sums of 16 bits as [`Panel::p_words`](crate::isa::Panel::p_words) computes them. They start
+/// with what makes up for the bias, so that they need only hold what the true weights give.
+const WORDS: usize = 16;
 
 /// Runs the tile in the form that fits the number of tokens and the format.
 #[inline(always)]
@@ -321,6 +352,7 @@ fn with_level<S: Simd, Q: Quantised, const T: usize>(simd: S, tile: Tile) {
         1 => with_kind::<S, Q, T, 1>(simd, tile),
         2 => with_kind::<S, Q, T, 2>(simd, tile),
         4 => with_kind::<S, Q, T, 4>(simd, tile),
+        WORDS => with_kind::<S, Q, T, WORDS>(simd, tile),
         _ => with_kind::<S, Q, T, 8>(simd, tile),
     }
 }
@@ -333,7 +365,8 @@ fn with_kind<S: Simd, Q: Quantised, const T: usize, const LEVEL: usize>(simd: S,
         Form { scales: 1, mins: 1, .. } => simd.run(TileOp::<T, LEVEL, 1, 1, false>(tile)),
         Form { scales: 1, .. } => simd.run(TileOp::<T, LEVEL, 1, 2, false>(tile)),
         Form { shared: false, .. } => simd.run(TileOp::<T, LEVEL, 2, 0, false>(tile)),
-        Form { shared: true, .. } => simd.run(TileOp::<T, LEVEL, 2, 0, true>(tile)),
+        Form { mins: 0, .. } => simd.run(TileOp::<T, LEVEL, 2, 0, true>(tile)),
+        _ => simd.run(TileOp::<T, LEVEL, 2, 2, true>(tile)),
     }
 }
 
@@ -441,22 +474,25 @@ unsafe fn block<
 ) -> [S::PF; T] {
     // SAFETY: all reads are within the blocks that the caller gives.
     unsafe {
-        let factor = |i: usize| simd.pf_load(weights.add(S::ROWS * (32 + 4 * i)).cast());
-        let (sum, d) = (part::<S, T, LEVEL, SCALES, MINS>(simd, 0, weights, acts, aux), factor(0));
+        let factors = weights.add(S::ROWS * 32);
+        let factor = |i: usize| simd.pf_load(factors.add(S::ROWS * 4 * i).cast());
+        let zero = [simd.p_splat(0); T];
+        let (sum, d) = if SHARED {
+            let [first, second] = two!(h => Some(factors.add(S::ROWS * 4 * h).cast()));
+            let sum = part::<S, T, LEVEL, SCALES, MINS>(simd, zero, 0, weights, acts, aux, first);
+            (part::<S, T, LEVEL, SCALES, MINS>(simd, sum, 1, weights, acts, aux, second), factor(2))
+        } else {
+            (part::<S, T, LEVEL, SCALES, MINS>(simd, zero, 0, weights, acts, aux, None), factor(0))
+        };
         let mut value = [d; T];
         for t in 0..T {
             value[t] = simd.pf_mul(simd.p_float(sum[t]), d);
         }
-        if SCALES == 2 {
-            let (sum, d) = (part::<S, T, LEVEL, SCALES, MINS>(simd, 1, weights, acts, aux), factor(1));
+        if SCALES == 2 && !SHARED {
+            let sum = part::<S, T, LEVEL, SCALES, MINS>(simd, zero, 1, weights, acts, aux, None);
+            let d = factor(1);
             for t in 0..T {
                 value[t] = simd.pf_fma(simd.p_float(sum[t]), d, value[t]);
-            }
-        }
-        if SHARED {
-            let d = factor(2);
-            for t in 0..T {
-                value[t] = simd.pf_mul(value[t], d);
             }
         }
         let scale = acts.add(8 * T).cast::<f32>();
@@ -464,7 +500,7 @@ unsafe fn block<
             acc[t] = simd.pf_fma(value[t], simd.pf_splat(scale.add(t).read()), acc[t]);
         }
         for i in 0..MINS {
-            let (m, sums) = (factor(SCALES + i), aux.add(i * T).cast::<f32>());
+            let (m, sums) = (factor(SCALES + SHARED as usize + i), aux.add(i * T).cast::<f32>());
             for t in 0..T {
                 acc[t] = simd.pf_fma(m, simd.pf_splat(sums.add(t).read()), acc[t]);
             }
@@ -473,26 +509,34 @@ unsafe fn block<
     }
 }
 
-/// The integer sums of part `h` of a block: all of it, or one half with two scales.
+/// `acc` and the integer sums of part `h` of a block: all of it, or one half with two scales; multiplied with `scales`, if
+/// there are any.
 ///
 /// # Safety
 /// As for [`block`].
 #[inline(always)]
 unsafe fn part<S: Simd, const T: usize, const LEVEL: usize, const SCALES: usize, const MINS: usize>(
     simd: S,
+    acc: [S::P; T],
     h: usize,
     weights: *const u8,
     acts: *const i32,
     aux: *const i32,
+    scales: Option<*const i32>,
 ) -> [S::P; T] {
     // SAFETY: part `h` lies within the blocks that the caller gives.
     unsafe {
-        let mut start = [simd.p_splat(0); T];
+        let mut start = [0; T];
         if MINS == 0 {
             for t in 0..T {
-                start[t] = simd.p_splat(aux.add(h * T + t).read());
+                start[t] = aux.add(h * T + t).read();
             }
         }
-        simd.p_dots::<T, LEVEL>(start, weights.add(h * 16 * S::ROWS), acts.add(h * 4 * T), 8 / SCALES)
+        let (weights, acts, steps) = (weights.add(h * 16 * S::ROWS), acts.add(h * 4 * T), 8 / SCALES);
+        if LEVEL == WORDS {
+            simd.p_words(acc, start, weights, acts, steps, scales)
+        } else {
+            simd.p_dots::<T, LEVEL>(start.map(|start| simd.p_splat(start)), weights, acts, steps)
+        }
     }
 }

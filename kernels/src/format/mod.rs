@@ -27,7 +27,7 @@ pub(crate) use tensor_type::with_format;
 pub use tensor_type::{TensorType, blocks};
 #[allow(unused_imports)] // For the kernels.
 pub(crate) use tensor_type::{with_plain, with_quantised};
-pub use unpack::{Group, Quantised};
+pub use unpack::{Group, Narrow, Quantised};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use {q2_k::two_bits, q3_k::three_bits};
 

@@ -1,6 +1,7 @@
 //! Q2_K: 16 sub-blocks of 16 values of 2 bits, each with a 4-bit scale and minimum, v = d·sc·q − dmin·mn.
 use super::block::{SCALE_RMS, block, even_bytes, f16_bytes, f16_value, minus, random_block, random_scale};
-use super::{Format, Group, Quantised, TensorType};
+use super::unpack::scale_words;
+use super::{Format, Group, Narrow, Quantised, TensorType};
 use crate::isa::{Simd, four, two};
 
 block! {
@@ -14,6 +15,24 @@ block! {
         d: [u8; 2],
         /// f16 scale of the minimums.
         dmin: [u8; 2],
+    }
+}
+
+/// The low nibbles of eight bytes.
+const NIBBLES: u64 = 0x0f0f_0f0f_0f0f_0f0f;
+
+impl Q2K {
+    /// The bytes of a half's scales and minimums.
+    #[inline(always)]
+    fn half_scales(&self, half: usize) -> u64 {
+        u64::from_le_bytes(self.scales.as_chunks().0[half])
+    }
+
+    /// The mins of a half, as of a [`Group`].
+    #[inline(always)]
+    fn mins<S: Simd>(&self, simd: S, half: usize) -> [S::F4; 2] {
+        let (dmin, mins) = (simd.f4_f16_splat(minus(self.dmin)), self.half_scales(half) >> 4 & NIBBLES);
+        two!(h => simd.f4_mul(dmin, simd.f4_u8(even_bytes(mins >> (8 * h)))))
     }
 }
 
@@ -48,22 +67,32 @@ impl Quantised for Q2K {
     const BIAS: i32 = 0;
     const MAX: u8 = 15 * 3;
     const MINS: usize = 2;
+    const NARROW: Option<(i32, u8)> = Some((0, 3));
 
     #[inline(always)]
     fn unpack128<S: Simd>(simd: S, blocks: &[Self], half: usize) -> Group<S> {
         let [block] = blocks else { unreachable!("a unit is one block") };
         let q = two_bits(simd, &block.qs.as_chunks().0[half]);
-        let scales = u64::from_le_bytes(block.scales.as_chunks().0[half]);
-        let [d, mins] = [block.d, minus(block.dmin)].map(|x| simd.f4_f16_splat(x));
+        let scales = block.half_scales(half);
         Group {
             q: four!(k => {
                 let table = |h: usize| (scales >> (16 * k + 8 * h) & 15) * 0x0302_0100;
                 multiples(simd, [table(0), table(1)], q[k])
             }),
-            d: [d, simd.f4_splat(0.0)],
-            m: two!(h => {
-                simd.f4_mul(mins, simd.f4_u8(even_bytes(scales >> (8 * h + 4) & 0x0f0f_0f0f_0f0f_0f0f)))
-            }),
+            d: [simd.f4_f16_splat(block.d), simd.f4_splat(0.0)],
+            m: block.mins(simd, half),
+        }
+    }
+
+    #[inline(always)]
+    fn unpack_narrow<S: Simd>(simd: S, blocks: &[Self], half: usize) -> Narrow<S> {
+        let [block] = blocks else { unreachable!("a unit is one block") };
+        let scales = block.half_scales(half) & NIBBLES;
+        Narrow {
+            q: two_bits(simd, &block.qs.as_chunks().0[half]),
+            scales: scale_words(simd, two!(h => even_bytes(scales >> (8 * h)).map(|scale| scale as i8))),
+            d: simd.f4_f16_splat(block.d),
+            m: block.mins(simd, half),
         }
     }
 

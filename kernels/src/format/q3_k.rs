@@ -1,7 +1,8 @@
 //! Q3_K: 16 sub-blocks of 16 values of 3 bits, each with a 6-bit scale, v = d·(sc − 32)·(q − 4).
 use super::block::{SCALE_RMS, block, f16_bytes, f16_value, random_block, random_scale};
 use super::q2_k::{multiples, two_bits, two_bits_at};
-use super::{Format, Group, Quantised, TensorType};
+use super::unpack::scale_words;
+use super::{Format, Group, Narrow, Quantised, TensorType};
 use crate::isa::{Simd, four, two};
 use std::array::from_fn;
 
@@ -78,13 +79,14 @@ impl Quantised for Q3K {
     }
 
     #[inline(always)]
-    fn unpack_narrow<S: Simd>(simd: S, blocks: &[Self], half: usize) -> Group<S> {
+    fn unpack_narrow<S: Simd>(simd: S, blocks: &[Self], half: usize) -> Narrow<S> {
         let [block] = blocks else { unreachable!("a unit is one block") };
         let scales = block.scales();
-        Group {
+        Narrow {
             q: three_bits(simd, block, half),
-            d: two!(h => simd.f4_i8(from_fn(|k| scales[8 * half + 2 * k + h]))),
-            m: [simd.f4_f16_splat(block.d); 2],
+            scales: scale_words(simd, two!(h => from_fn(|k| scales[8 * half + 2 * k + h]))),
+            d: simd.f4_f16_splat(block.d),
+            m: [simd.f4_splat(0.0); 2],
         }
     }
 

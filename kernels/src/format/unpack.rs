@@ -29,10 +29,9 @@ pub trait Quantised: Format {
     /// after inlining it is computed once.
     fn unpack128<S: Simd>(simd: S, blocks: &[Self], half: usize) -> Group<S>;
 
-    /// As [`Quantised::unpack128`], with smaller bytes and two scales, which are integers: value\[e\] =
-    /// m\[0\] · scale · (u8\[e\] − bias). For instruction sets that multiply small bytes faster. Only called where
-    /// there is a [`Quantised::NARROW`].
-    fn unpack_narrow<S: Simd>(simd: S, blocks: &[Self], half: usize) -> Group<S> {
+    /// As [`Quantised::unpack128`], with smaller bytes and two scales, which are integers. For instruction sets that
+    /// multiply small bytes faster. Only called where there is a [`Quantised::NARROW`].
+    fn unpack_narrow<S: Simd>(simd: S, blocks: &[Self], half: usize) -> Narrow<S> {
         let _ = (simd, blocks, half);
         unreachable!("{} has one form", Self::TYPE)
     }
@@ -52,8 +51,30 @@ pub struct Group<S: Simd> {
     /// of half h of the run; with one `d[1]` is not used.
     pub d: [S::F4; 2],
     /// Mins with their sign (the product adds min · Σ activations); laid out as `d`, unused without mins.
-    /// Of [`Quantised::unpack_narrow`] `m[0]` is the factor that both scales share.
     pub m: [S::F4; 2],
+}
+
+/// As [`Group`], of [`Quantised::unpack_narrow`]: value\[e\] = d · scale · (u8\[e\] − bias) + min.
+#[derive(Clone, Copy)]
+pub struct Narrow<S: Simd> {
+    /// Biased values, 32 to a vector.
+    pub q: [S::B; 4],
+    /// As [`scale_words`] gives them.
+    pub scales: S::B,
+    /// Lane b is what both scales of run b are multiplied with.
+    pub d: S::F4,
+    /// As in [`Group`].
+    pub m: [S::F4; 2],
+}
+
+/// Integer scales as words, each twice: those of the first halves of four runs, then of the second halves.
+#[inline(always)]
+pub(super) fn scale_words<S: Simd>(simd: S, halves: [[i8; 4]; 2]) -> S::B {
+    let mut bytes = [0; 32];
+    for (bytes, &scale) in bytes.as_chunks_mut().0.iter_mut().zip(halves.as_flattened()) {
+        *bytes = (u32::from(i16::from(scale) as u16) * 0x1_0001).to_le_bytes();
+    }
+    simd.b_load(&bytes)
 }
 
 #[cfg(test)]
@@ -61,6 +82,7 @@ mod tests {
     use super::*;
     use crate::format::{TensorType, as_blocks, random_row, with_quantised};
     use crate::isa::{Isa, Op};
+    use std::array::from_fn;
 
     /// Value by value.
     struct Single<'a, Q>(&'a [Q]);
@@ -87,21 +109,34 @@ mod tests {
                 for half in 0..Q::HALVES {
                     let narrow = Q::NARROW.filter(|_| self.1);
                     let (bias, max) = narrow.unwrap_or((Q::BIAS, Q::MAX));
-                    let group = match narrow {
-                        Some(_) => Q::unpack_narrow(simd, unit, half),
-                        None => Q::unpack128(simd, unit, half),
+                    let floats = |v: [S::F4; 2]| v.map(|v| simd.f4_array(v).map(f64::from));
+                    let (q, d, m) = match narrow {
+                        Some(_) => {
+                            let group = Q::unpack_narrow(simd, unit, half);
+                            let mut bytes = [0; 32];
+                            simd.b_store(group.scales, &mut bytes);
+                            let scale = |i: usize| {
+                                let [a, b, c, d] = bytes.as_chunks().0[i];
+                                assert_eq!([a, b], [c, d], "a scale twice");
+                                f64::from(i16::from_le_bytes([a, b]))
+                            };
+                            let [d, _] = floats([group.d; 2]);
+                            let d = from_fn(|h| from_fn(|b| d[b] * scale(4 * h + b)));
+                            (group.q, d, floats(group.m))
+                        }
+                        None => {
+                            let group = Q::unpack128(simd, unit, half);
+                            (group.q, floats(group.d), floats(group.m))
+                        }
                     };
-                    let [d, m] = [group.d, group.m].map(|v| v.map(|v| simd.f4_array(v).map(f64::from)));
-                    for (b, q) in group.q.into_iter().enumerate() {
+                    let scales = if narrow.is_some() { 2 } else { Q::SCALES };
+                    for (b, q) in q.into_iter().enumerate() {
                         let mut bytes = [0; 32];
                         simd.b_store(q, &mut bytes);
                         for (e, u) in bytes.into_iter().enumerate() {
                             assert!(u <= max, "{}: byte {u}", Q::TYPE);
-                            let (scale, min) = match narrow {
-                                Some(_) => (m[0][b] * d[e / 16][b], 0.0),
-                                None if Q::MINS == 0 => (d[e / 16 % Q::SCALES][b], 0.0),
-                                None => (d[e / 16 % Q::SCALES][b], m[e / 16 % Q::MINS][b]),
-                            };
+                            let scale = d[e / 16 % scales][b];
+                            let min = if Q::MINS == 0 { 0.0 } else { m[e / 16 % Q::MINS][b] };
                             out.push((scale * f64::from(i32::from(u) - bias) + min) as f32);
                         }
                     }

@@ -337,6 +337,23 @@ fn words_in_turn(words: &mut [__m256i; 2]) {
     }
 }
 
+/// Adds the products of step `k` to the words of each token.
+///
+/// # Safety
+/// AVX2 is there, and step `k` within `w` and `a`: see [`Panel::p_dots`].
+#[inline(always)]
+unsafe fn add_words<const T: usize>(words: &mut [[__m256i; 2]; T], w: *const u8, a: *const i32, k: usize) {
+    op! {
+        let w = w.cast::<__m256i>();
+        let w: [__m256i; 2] = two!(i => _mm256_load_si256(w.add(2 * k + i)));
+        for (t, words) in words.iter_mut().enumerate() {
+            let a = _mm256_set1_epi32(*a.add(k * T + t));
+            *words = two!(i => _mm256_add_epi16(words[i], _mm256_maddubs_epi16(w[i], a)));
+            words_in_turn(words);
+        }
+    }
+}
+
 impl Panel for Avx2 {
     impl_panel_floats! {}
     const TOKENS: usize = 4;
@@ -351,8 +368,8 @@ impl Panel for Avx2 {
         steps: usize,
     ) -> [Self::P; T] {
         op! {
-            let w = w.cast::<__m256i>();
             if LEVEL == 0 {
+                let w = w.cast::<__m256i>();
                 for k in 0..steps {
                     let w: [__m256i; 2] = two!(i => _mm256_load_si256(w.add(2 * k + i)));
                     for (t, acc) in acc.iter_mut().enumerate() {
@@ -363,20 +380,35 @@ impl Panel for Avx2 {
             } else {
                 let level = LEVEL.min(steps);
                 for from in (0..steps).step_by(level) {
-                    let mut words = [[_mm256_setzero_si256(); 2]; T];
-                    for k in from..from + level {
-                        let w: [__m256i; 2] = two!(i => _mm256_load_si256(w.add(2 * k + i)));
-                        for (t, words) in words.iter_mut().enumerate() {
-                            let a = _mm256_set1_epi32(*a.add(k * T + t));
-                            *words = two!(i => _mm256_add_epi16(words[i], _mm256_maddubs_epi16(w[i], a)));
-                            words_in_turn(words);
-                        }
-                    }
-                    let one = _mm256_set1_epi16(1);
-                    for (acc, words) in acc.iter_mut().zip(words) {
-                        *acc = two!(i => _mm256_add_epi32(acc[i], _mm256_madd_epi16(words[i], one)));
-                    }
+                    let (w, a) = (w.add(64 * from), a.add(T * from));
+                    acc = self.p_words(acc, [0; T], w, a, level, None);
                 }
+            }
+            acc
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn p_words<const T: usize>(
+        self,
+        mut acc: [Self::P; T],
+        start: [i32; T],
+        w: *const u8,
+        a: *const i32,
+        steps: usize,
+        scales: Option<*const i32>,
+    ) -> [Self::P; T] {
+        op! {
+            let mut words = start.map(|start| [_mm256_set1_epi32(start); 2]);
+            for k in 0..steps {
+                add_words(&mut words, w, a, k);
+            }
+            let scales = match scales {
+                Some(scales) => two!(i => _mm256_load_si256(scales.cast::<__m256i>().add(i))),
+                None => [_mm256_set1_epi16(1); 2],
+            };
+            for (acc, words) in acc.iter_mut().zip(words) {
+                *acc = two!(i => _mm256_add_epi32(acc[i], _mm256_madd_epi16(words[i], scales[i])));
             }
             acc
         }

@@ -248,6 +248,25 @@ pub trait Panel: Dots {
         a: *const i32,
         steps: usize,
     ) -> [Self::P; T];
+    /// `acc[t][r]` + scale\[r\] · (Σ weight · activation over 4 · `steps` values + both words of `start[t]`), where
+    /// [`Panel::LEVELS`] is [`Levels::In16`]. The first and the last two of four values are added up apart from each
+    /// other, in 16 bits, from the lower and the upper word of `start` on; what they end at must fit these bits, what is
+    /// on the way need not. Without `scales` they are 1.
+    ///
+    /// # Safety
+    /// `w` and `a` as for [`Panel::p_dots`], with weights of at most 128; `scales` points to `[ROWS]` dwords, aligned to
+    /// 32 bytes, both words of which are the scale.
+    unsafe fn p_words<const T: usize>(
+        self,
+        _acc: [Self::P; T],
+        _start: [i32; T],
+        _w: *const u8,
+        _a: *const i32,
+        _steps: usize,
+        _scales: Option<*const i32>,
+    ) -> [Self::P; T] {
+        unreachable!("{:?} has no sums of 16 bits", Self::LEVELS)
+    }
     /// Asks for the cache line at `address` to be read soon; any address will do.
     #[inline(always)]
     fn prefetch<T>(self, _address: *const T) {}
