@@ -412,13 +412,13 @@ impl Op for QuantiseTile<'_> {
 /// Packs block `b` of the first `count` rows as `[8][count]` words: word k of all tokens together.
 #[inline(always)]
 fn pack<S: Simd>(simd: S, q: &[[i8; GROUP]; 8], b: usize, count: usize, words: &mut [i32]) {
-    let rows = eight!(t => {
+    let rows: [[u8; BLOCK]; 8] = eight!(t => {
         let q: &[i8; BLOCK] = &q[t].as_chunks().0[b];
-        simd.b_load(&q.map(|q| q as u8))
+        q.map(|q| q as u8)
     });
     // Each column overwrites what the one before it has too much.
     let mut bytes = [0; 32 * 8];
-    for (k, column) in simd.b_transpose(rows).into_iter().enumerate() {
+    for (k, column) in simd.b_transpose(rows.each_ref()).into_iter().enumerate() {
         simd.b_store(column, bytes[4 * k * count..].first_chunk_mut().expect("room for eight words"));
     }
     for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {

@@ -246,8 +246,7 @@ impl Eight {
         let factors = Known::<S, Q>::FORM.factors();
         for (q, start) in self.q.iter().zip(start) {
             let weights = &mut stack[start..][..32 * S::ROWS];
-            let rows = eight!(i => simd.b_load(&q[i]));
-            for (k, column) in simd.b_transpose(rows).into_iter().enumerate() {
+            for (k, column) in simd.b_transpose(q.each_ref()).into_iter().enumerate() {
                 simd.b_store(
                     column,
                     weights[4 * (k * S::ROWS + set)..].first_chunk_mut().expect("eight rows"),
@@ -255,9 +254,8 @@ impl Eight {
             }
         }
         for (pair, rows) in self.factors[..factors.div_ceil(2)].iter().enumerate() {
-            let rows = eight!(i => simd.b_load(&rows[i]));
             // Of the first factor classes 0 to 3, then of the second.
-            for (i, column) in simd.b_transpose(rows).into_iter().enumerate() {
+            for (i, column) in simd.b_transpose(rows.each_ref()).into_iter().enumerate() {
                 let factor = 2 * pair + i / 4;
                 if factor < factors {
                     let at = start[i % 4] + 4 * ((8 + factor) * S::ROWS + set);

@@ -236,8 +236,8 @@ impl Bytes for Portable {
         zip(table, index, |table, index| table.shuffle(index))
     }
     #[inline]
-    fn b_transpose(self, rows: [Self::B; 8]) -> [Self::B; 8] {
-        let rows: [[u32; 8]; 8] = cast(rows);
+    fn b_transpose(self, rows: [&[u8; 32]; 8]) -> [Self::B; 8] {
+        let rows: [[u32; 8]; 8] = cast(rows.map(|row| *row));
         let columns: [[u32; 8]; 8] = from_fn(|i| from_fn(|j| rows[j][i]));
         cast(columns)
     }

@@ -219,7 +219,7 @@ impl Bytes for Scalar {
         from_fn(|i| table[i / 16 * 16 + usize::from(index[i] & 15)])
     }
     #[inline(never)]
-    fn b_transpose(self, rows: [Self::B; 8]) -> [Self::B; 8] {
+    fn b_transpose(self, rows: [&[u8; 32]; 8]) -> [Self::B; 8] {
         from_fn(|i| from_fn(|j| rows[j / 4][4 * i + j % 4]))
     }
     #[inline(never)]

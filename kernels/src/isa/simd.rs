@@ -148,7 +148,7 @@ pub trait Bytes: Floats {
     fn b_lut(self, table: Self::B, index: Self::B) -> Self::B;
 
     /// Transposes 8 × 8 dwords: dword j of result i is dword i of `rows[j]`.
-    fn b_transpose(self, rows: [Self::B; 8]) -> [Self::B; 8];
+    fn b_transpose(self, rows: [&[u8; 32]; 8]) -> [Self::B; 8];
 
     /// All lanes `x`.
     fn f4_splat(self, x: f32) -> Self::F4;

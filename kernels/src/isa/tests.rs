@@ -150,8 +150,8 @@ impl Op for ByteOps {
         r.push(("b_shl 2", out(s.b_shl::<2>(a))));
         r.push(("b_shl 7", out(s.b_shl::<7>(a))));
         r.push(("b_lut", out(s.b_lut(a, s.b_and(b, s.b_splat(15))))));
-        let rows: [S::B; 8] = from_fn(|i| s.b_add(a, s.b_splat(i as u8)));
-        r.push(("b_transpose", s.b_transpose(rows).into_iter().flat_map(out).collect()));
+        let rows: [[u8; 32]; 8] = from_fn(|i| self.a.map(|a| a.wrapping_add(i as u8)));
+        r.push(("b_transpose", s.b_transpose(rows.each_ref()).into_iter().flat_map(out).collect()));
 
         let (f, g) = (s.f4_load(&self.f), s.f4_splat(self.f[1]));
         let f4 = |v: S::F4| bits(s.f4_array(v));

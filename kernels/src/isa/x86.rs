@@ -1,5 +1,5 @@
 //! The x86-64 instruction sets: their tokens and the byte operations they share.
-use super::{Bytes, Isa, Op, Simd};
+use super::{Bytes, Isa, Op, Simd, four};
 use half::f16;
 use std::arch::x86_64::*;
 
@@ -76,29 +76,29 @@ pub(crate) fn own_bits(bytes: __m256i) -> __m256i {
     }
 }
 
-/// Transposes 8 × 8 dwords.
+/// Columns `4 * half..4 * half + 4` of 8 × 8 dwords.
 #[inline(always)]
-fn transpose8(r: [__m256i; 8]) -> [__m256i; 8] {
+fn columns(rows: [&[u8; 32]; 8], half: usize) -> [__m256i; 4] {
     op! {
+        // Halves of rows are put together as they are loaded, which costs less than to exchange lanes.
+        let r: [__m256i; 4] = four!(i => {
+            let low = _mm_loadu_si128(rows[i].as_ptr().add(16 * half).cast());
+            _mm256_set_m128i(_mm_loadu_si128(rows[i + 4].as_ptr().add(16 * half).cast()), low)
+        });
         let lo = |a, b| _mm256_unpacklo_epi32(a, b);
         let hi = |a, b| _mm256_unpackhi_epi32(a, b);
-        let s = [
-            lo(r[0], r[1]), hi(r[0], r[1]), lo(r[2], r[3]), hi(r[2], r[3]),
-            lo(r[4], r[5]), hi(r[4], r[5]), lo(r[6], r[7]), hi(r[6], r[7]),
-        ];
+        let s = [lo(r[0], r[1]), hi(r[0], r[1]), lo(r[2], r[3]), hi(r[2], r[3])];
         let lo = |a, b| _mm256_unpacklo_epi64(a, b);
         let hi = |a, b| _mm256_unpackhi_epi64(a, b);
-        let s = [
-            lo(s[0], s[2]), hi(s[0], s[2]), lo(s[1], s[3]), hi(s[1], s[3]),
-            lo(s[4], s[6]), hi(s[4], s[6]), lo(s[5], s[7]), hi(s[5], s[7]),
-        ];
-        let lo = |a, b| _mm256_permute2x128_si256::<0x20>(a, b);
-        let hi = |a, b| _mm256_permute2x128_si256::<0x31>(a, b);
-        [
-            lo(s[0], s[4]), lo(s[1], s[5]), lo(s[2], s[6]), lo(s[3], s[7]),
-            hi(s[0], s[4]), hi(s[1], s[5]), hi(s[2], s[6]), hi(s[3], s[7]),
-        ]
+        [lo(s[0], s[2]), hi(s[0], s[2]), lo(s[1], s[3]), hi(s[1], s[3])]
     }
+}
+
+/// Transposes 8 × 8 dwords.
+#[inline(always)]
+fn transpose8(rows: [&[u8; 32]; 8]) -> [__m256i; 8] {
+    let ([a, b, c, d], [e, f, g, h]) = (columns(rows, 0), columns(rows, 1));
+    [a, b, c, d, e, f, g, h]
 }
 
 macro_rules! impl_bytes {
@@ -182,7 +182,7 @@ macro_rules! impl_bytes {
                 op!(_mm256_shuffle_epi8(table, index))
             }
             #[inline(always)]
-            fn b_transpose(self, rows: [__m256i; 8]) -> [__m256i; 8] {
+            fn b_transpose(self, rows: [&[u8; 32]; 8]) -> [__m256i; 8] {
                 transpose8(rows)
             }
             #[inline(always)]

@@ -108,7 +108,8 @@ impl<M: Multiply> Bytes for Token<M> {
         halves!(i => vqtbl1q_u8(table[i], index[i]))
     }
     #[inline(always)]
-    fn b_transpose(self, rows: [Self::B; 8]) -> [Self::B; 8] {
+    fn b_transpose(self, rows: [&[u8; 32]; 8]) -> [Self::B; 8] {
+        let rows = rows.map(|row| self.b_load(row));
         neon! {
             let mut out = rows;
             for (i, out) in out.chunks_exact_mut(4).enumerate() {
