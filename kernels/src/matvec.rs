@@ -173,11 +173,18 @@ fn row<S: Simd, Q: Quantised>(
     }
     if rest > 0 {
         // The activations there are zero: it does not matter that the blocks behind a row are the next's.
-        let group = match blocks.get(row_blocks - rest..row_blocks - rest + Q::UNIT) {
+        let mut group = match blocks.get(row_blocks - rest..row_blocks - rest + Q::UNIT) {
             Some(unit) => Q::unpack128(simd, unit, 0),
             None => unpack_rest::<S, Q>(simd, &blocks[row_blocks - rest..]),
         };
-        let next = Products::new::<Q>(simd, group, acts, g);
+        let next = if rest <= 2 {
+            // Known zeros, which the compiler does not multiply.
+            let zero = simd.b_splat(simd.offset(Q::MAX) as u8);
+            group.q[2..].fill(zero);
+            Products::new::<Q>(simd, group, acts, g)
+        } else {
+            Products::new::<Q>(simd, group, acts, g)
+        };
         acc = last.add::<Q>(simd, acc);
         last = next;
     }
