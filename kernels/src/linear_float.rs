@@ -1,4 +1,5 @@
-//! Products of float weights (f32, f16, bf16), converted as they are loaded, with f32 activations.
+//! Products of float weights (f32, f16, bf16) with f32 activations. Weights are converted as they are loaded, for more than
+//! one token once a block.
 //!
 //! A product w·x has 16 chains of fused multiply-adds, lane k mod 16 in ascending k, that are added in the tree of
 //! [`Floats::sum`](crate::isa::Floats::sum). One token or many, in whatever tiles: the chains are the same.
@@ -15,7 +16,7 @@ use std::ops::Range;
 /// Most weight rows of a block whose chains are kept while activations pass: with 6 tokens, 32 · 6 chains of 64 bytes
 /// are 12 KiB of the L1 cache.
 const BLOCK_ROWS: usize = 32;
-/// Bytes of weights that stay in the L2 cache while activations pass.
+/// Bytes of converted weights that stay in the L2 cache while activations pass.
 const BLOCK_BYTES: usize = 256 << 10;
 /// Vectors of 16 values between visits of the chains: 6 tokens and 4 rows of 512 f32 are 20 KiB.
 const SLICE: usize = 32;
@@ -124,50 +125,69 @@ impl<W: Weight> Rows<'_, W> {
     fn one_token<S: Simd>(self, s: S) {
         let mut row = self.rows.start;
         while row + 4 <= self.rows.end {
-            let mut chains = [[s.splat(0.0); 1]; 4];
             let w = from_fn(|r| self.w.row(row + r));
             let ahead =
                 self.ahead.after::<S>((row - self.rows.start) * self.w.row_bytes(), 3 * self.w.row_bytes());
-            add_products::<S, W, 4, 1>(s, w, [self.x], &mut chains, Some(ahead));
-            let y = chains.map(|[chain]| s.sum(chain));
+            let y = products::<S, W, 4>(s, w, self.x, Some(ahead));
             // SAFETY: the caller owns these rows.
             unsafe { self.out.put(s, 0, row, &y) };
             row += 4;
         }
         for row in row..self.rows.end {
-            let mut chains = [[s.splat(0.0); 1]; 1];
-            add_products::<S, W, 1, 1>(s, [self.w.row(row)], [self.x], &mut chains, None);
+            let y = products::<S, W, 1>(s, [self.w.row(row)], self.x, None);
             // SAFETY: as above.
-            unsafe { self.out.put(s, 0, row, &[s.sum(chains[0][0])]) };
+            unsafe { self.out.put(s, 0, row, &y) };
         }
     }
 
-    /// Many tokens, T at a time, by blocks of rows, R at a time.
+    /// Many tokens, T at a time, by blocks of rows, R at a time. A block is converted once, into rows that do not lie a
+    /// power of two apart.
     #[inline(always)]
     fn tokens<S: Simd, const R: usize, const T: usize>(self, s: S) {
         let cols = self.w.cols();
+        let stride = cols.div_ceil(16) | 1;
+        let block = (BLOCK_BYTES / (64 * stride)).clamp(1, BLOCK_ROWS);
         self.scratch.laid = None;
-        let chains = self.scratch.get::<f32>(BLOCK_ROWS * T * 16).as_chunks_mut::<16>().0;
-        let block = (BLOCK_BYTES / self.w.row_bytes()).clamp(1, BLOCK_ROWS);
+        let memory = self.scratch.get::<f32>((block * stride + BLOCK_ROWS * T) * 16).as_chunks_mut::<16>().0;
+        let (converted, chains) = memory.split_at_mut(block * stride);
         for first in self.rows.clone().step_by(block) {
             let rows = first..self.rows.end.min(first + block);
+            for (row, out) in rows.clone().zip(converted.chunks_exact_mut(stride)) {
+                convert::<S, W>(s, self.w.row(row), out);
+            }
             let mut token = self.tokens.start;
             while token < self.tokens.end {
                 let x = &self.x[token * cols..];
-                let mut tile = Tile { w: self.w, rows: rows.clone(), x, token, chains, out: self.out };
+                let mut tile =
+                    Tile { w: converted, stride, cols, rows: rows.clone(), x, token, chains, out: self.out };
                 token += match self.tokens.end - token {
-                    left if left >= T => tile.run::<S, W, R, T>(s),
-                    1 => tile.run::<S, W, R, 1>(s),
-                    _ => tile.run::<S, W, R, 2>(s),
+                    left if left >= T => tile.run::<S, R, T>(s),
+                    1 => tile.run::<S, R, 1>(s),
+                    _ => tile.run::<S, R, 2>(s),
                 };
             }
         }
     }
 }
 
+/// The values of a row, 16 together, zeros behind them.
+#[inline(always)]
+fn convert<S: Simd, W: Weight>(s: S, row: &[u8], out: &mut [[f32; 16]]) {
+    let (chunks, rest) = W::chunks(row);
+    for (chunk, out) in chunks.iter().zip(&mut *out) {
+        s.store(W::load(s, chunk), out);
+    }
+    if !rest.is_empty() {
+        s.store(W::load(s, &W::padded(rest)), &mut out[chunks.len()]);
+    }
+}
+
 /// A block of rows times a few tokens.
 struct Tile<'a> {
-    w: &'a Matrix<'a>,
+    /// `[rows][stride]`
+    w: &'a [[f32; 16]],
+    stride: usize,
+    cols: usize,
     rows: Range<usize>,
     /// `[T or more][cols]`
     x: &'a [f32],
@@ -181,20 +201,19 @@ struct Tile<'a> {
 impl Tile<'_> {
     /// Computes the products with T tokens and returns T.
     #[inline(always)]
-    fn run<S: Simd, W: Weight, const R: usize, const T: usize>(&mut self, s: S) -> usize {
-        let cols = self.w.cols();
+    fn run<S: Simd, const R: usize, const T: usize>(&mut self, s: S) -> usize {
         self.chains[..self.rows.len() * T].fill([0.0; 16]);
         let slice = SLICE * 16;
-        for k in (0..cols).step_by(slice) {
-            let k = k..cols.min(k + slice);
-            let x: [&[f32]; T] = from_fn(|t| &self.x[t * cols..][k.clone()]);
+        for k in (0..self.cols).step_by(slice) {
+            let k = k..self.cols.min(k + slice);
+            let x: [&[f32]; T] = from_fn(|t| &self.x[t * self.cols..][k.clone()]);
             let mut row = 0;
             while row + R <= self.rows.len() {
-                self.step::<S, W, R, T>(s, row, k.clone(), x);
+                self.step::<S, R, T>(s, row, k.start / 16, x);
                 row += R;
             }
             for row in row..self.rows.len() {
-                self.step::<S, W, 1, T>(s, row, k.clone(), x);
+                self.step::<S, 1, T>(s, row, k.start / 16, x);
             }
         }
         for (i, row) in self.rows.clone().enumerate() {
@@ -207,17 +226,10 @@ impl Tile<'_> {
         T
     }
 
-    /// Continues the chains of R rows from `row` on over the columns `k`.
+    /// Continues the chains of R rows from `row` on over the columns of `x`, the first of which are the sixteen `at`.
     #[inline(always)]
-    fn step<S: Simd, W: Weight, const R: usize, const T: usize>(
-        &mut self,
-        s: S,
-        row: usize,
-        k: Range<usize>,
-        x: [&[f32]; T],
-    ) {
-        let size = size_of::<W::Chunk>() / 16;
-        let w = from_fn(|r| &self.w.row(self.rows.start + row + r)[k.start * size..k.end * size]);
+    fn step<S: Simd, const R: usize, const T: usize>(&mut self, s: S, row: usize, at: usize, x: [&[f32]; T]) {
+        let w: [&[[f32; 16]]; R] = from_fn(|r| &self.w[(row + r) * self.stride + at..]);
         let kept = self.chains[row * T..(row + R) * T].as_chunks_mut::<T>().0;
         let mut chains = [[s.splat(0.0); T]; R];
         for r in 0..R {
@@ -225,7 +237,33 @@ impl Tile<'_> {
                 chains[r][t] = s.load(&kept[r][t]);
             }
         }
-        add_products::<S, W, R, T>(s, w, x, &mut chains, None);
+        let count = x[0].len() / 16;
+        let w_chunks: [&[[f32; 16]]; R] = from_fn(|r| &w[r][..count]);
+        let x_chunks: [&[[f32; 16]]; T] = from_fn(|t| &x[t].as_chunks().0[..count]);
+        for i in 0..count {
+            // Loaded once for each part, of which the rest is not used and so not loaded.
+            for part in 0..S::PARTS {
+                let mut w = [s.splat(0.0); R];
+                for r in 0..R {
+                    w[r] = s.load(&w_chunks[r][i]);
+                }
+                for t in 0..T {
+                    let x = s.load(&x_chunks[t][i]);
+                    for r in 0..R {
+                        chains[r][t] = s.fma_part(part, w[r], x, chains[r][t]);
+                    }
+                }
+                s.in_turn();
+            }
+        }
+        if !x[0].len().is_multiple_of(16) {
+            for r in 0..R {
+                let w = s.load(&w[r][count]);
+                for t in 0..T {
+                    chains[r][t] = s.fma(w, s.load_part(&x[t][16 * count..]), chains[r][t]);
+                }
+            }
+        }
         for r in 0..R {
             for t in 0..T {
                 s.store(chains[r][t], &mut kept[r][t]);
@@ -234,47 +272,43 @@ impl Tile<'_> {
     }
 }
 
-/// Continues R · T chains by the products of R weight rows with T tokens, all of the same columns. As many bytes as
-/// the rows have, from `ahead` on, will be needed later.
+/// The products of R weight rows with one token. As many bytes as the rows have, from `ahead` on, will be needed later.
 #[inline(always)]
-fn add_products<S: Simd, W: Weight, const R: usize, const T: usize>(
+fn products<S: Simd, W: Weight, const R: usize>(
     s: S,
     w: [&[u8]; R],
-    x: [&[f32]; T],
-    chains: &mut [[S::F; T]; R],
+    x: &[f32],
     ahead: Option<*const u8>,
-) {
-    let count = x[0].len() / 16;
-    let w_chunks: [&[W::Chunk]; R] = from_fn(|r| &W::chunks(w[r]).0[..count]);
-    let x_chunks: [&[[f32; 16]]; T] = from_fn(|t| &x[t].as_chunks().0[..count]);
+) -> [f32; R] {
+    let mut chains = [s.splat(0.0); R];
+    let (x, x_rest) = x.as_chunks();
+    let count = x.len();
+    let chunks: [&[W::Chunk]; R] = from_fn(|r| &W::chunks(w[r]).0[..count]);
     for i in 0..count {
         if let Some(ahead) = ahead {
             let bytes = R * size_of::<W::Chunk>();
             prefetch_stream::<S>(ahead.wrapping_add(i * bytes), bytes);
         }
-        // Loaded once for each part, of which the rest is not used and so not loaded.
+        // As above.
         for part in 0..S::PARTS {
             let mut w = [s.splat(0.0); R];
             for r in 0..R {
-                w[r] = W::load(s, &w_chunks[r][i]);
+                w[r] = W::load(s, &chunks[r][i]);
             }
-            for t in 0..T {
-                let x = s.load(&x_chunks[t][i]);
-                for r in 0..R {
-                    chains[r][t] = s.fma_part(part, w[r], x, chains[r][t]);
-                }
+            let x = s.load(&x[i]);
+            for r in 0..R {
+                chains[r] = s.fma_part(part, w[r], x, chains[r]);
             }
             s.in_turn();
         }
     }
-    if !x[0].len().is_multiple_of(16) {
+    if !x_rest.is_empty() {
+        let x = s.load_part(x_rest);
         for r in 0..R {
-            let w = W::load(s, &W::padded(W::chunks(w[r]).1));
-            for t in 0..T {
-                chains[r][t] = s.fma(w, s.load_part(&x[t][16 * count..]), chains[r][t]);
-            }
+            chains[r] = s.fma(W::load(s, &W::padded(W::chunks(w[r]).1)), x, chains[r]);
         }
     }
+    chains.map(|chain| s.sum(chain))
 }
 
 #[cfg(test)]
