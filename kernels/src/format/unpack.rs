@@ -59,7 +59,7 @@ pub struct Group<S: Simd> {
 pub struct Narrow<S: Simd> {
     /// Biased values, 32 to a vector.
     pub q: [S::B; 4],
-    /// As [`scale_words`] gives them.
+    /// Words, each twice: the scales of the first halves of the runs, then of the second halves.
     pub scales: S::B,
     /// Lane b is what both scales of run b are multiplied with.
     pub d: S::F4,
@@ -67,7 +67,7 @@ pub struct Narrow<S: Simd> {
     pub m: [S::F4; 2],
 }
 
-/// Integer scales as words, each twice: those of the first halves of four runs, then of the second halves.
+/// Scales as [`Narrow`] holds them.
 #[inline(always)]
 pub(super) fn scale_words<S: Simd>(simd: S, halves: [[i8; 4]; 2]) -> S::B {
     let mut bytes = [0; 32];
