@@ -165,15 +165,13 @@ fn unpack<'a, S: Simd, Q: Quantised>(
                     let next = eight[i].as_ptr().wrapping_add(unit + 8 * eight[i].len());
                     prefetch::<READ>(next.cast(), size_of::<Q>() * Q::UNIT);
                 }
-                let group = match eight[i].get(unit..unit + Q::UNIT) {
+                match eight[i].get(unit..unit + Q::UNIT) {
                     Some(blocks) if Known::<S, Q>::FORM.shared => {
-                        rows.set_narrow(simd, i, Q::unpack_narrow(simd, blocks, half));
-                        continue;
+                        rows.set_narrow::<S, Q>(simd, i, Q::unpack_narrow(simd, blocks, half));
                     }
-                    Some(blocks) => Q::unpack128(simd, blocks, half),
-                    None => unpack_rest(simd, &eight[i][unit..]),
-                };
-                rows.set::<S, Q>(simd, i, group);
+                    Some(blocks) => rows.set_group::<S, Q>(simd, i, Q::unpack128(simd, blocks, half)),
+                    None => rows.set_group::<S, Q>(simd, i, unpack_rest(simd, &eight[i][unit..])),
+                }
             }
             let start = four!(class => ((class * panels + panel) * per_class + g) * stride);
             rows.store::<S, Q>(simd, set, start, stack);
@@ -206,36 +204,37 @@ impl Eight {
     }
 
     #[inline(always)]
-    fn set<S: Simd, Q: Quantised>(&mut self, simd: S, row: usize, group: Group<S>) {
-        for class in 0..4 {
-            // Weights that are multiplied as signed bytes become so here, once for all tokens.
-            let q = match simd.offset(Known::<S, Q>::FORM.max) {
-                0 => group.q[class],
-                _ => simd.b_xor(group.q[class], simd.b_splat(0x80)),
-            };
-            simd.b_store(q, &mut self.q[class][row]);
-        }
-        let [d0, d1] = group.d;
-        let [m0, m1] = group.m;
+    fn set_group<S: Simd, Q: Quantised>(&mut self, simd: S, row: usize, group: Group<S>) {
         let form = Known::<S, Q>::FORM;
-        let pairs = match (form.scales, form.mins) {
-            (1, 0) => [[d0, d0], [d0, d0]],
-            (2, 0) => [[d0, d1], [d0, d1]],
-            (1, _) => [[d0, m0], [m1, m1]],
+        // Weights that are multiplied as signed bytes become so here, once for all tokens.
+        let q = match simd.offset(form.max) {
+            0 => group.q,
+            _ => four!(class => simd.b_xor(group.q[class], simd.b_splat(0x80))),
+        };
+        let ([d0, d1], [m0, m1]) = (group.d, group.m);
+        let first = match (form.scales, form.mins) {
+            (1, 0) => [d0, d0],
+            (2, 0) => [d0, d1],
+            (1, _) => [d0, m0],
             _ => unreachable!("only narrow groups have two scales and mins"),
         };
-        for (factors, [a, b]) in self.factors[..form.factors().div_ceil(2)].iter_mut().zip(pairs) {
-            simd.b_store(simd.b_floats(a, b), &mut factors[row]);
-        }
+        let [first, second] = [first, [m1, m1]].map(|[a, b]| simd.b_floats(a, b));
+        self.set::<S, Q>(simd, row, q, [first, second, second]);
     }
 
     #[inline(always)]
-    fn set_narrow<S: Simd>(&mut self, simd: S, row: usize, Narrow { q, scales, d, m }: Narrow<S>) {
+    fn set_narrow<S: Simd, Q: Quantised>(&mut self, simd: S, row: usize, group: Narrow<S>) {
+        let Narrow { q, scales, d, m: [m0, m1] } = group;
+        self.set::<S, Q>(simd, row, q, [scales, simd.b_floats(d, m0), simd.b_floats(m1, m1)]);
+    }
+
+    #[inline(always)]
+    fn set<S: Simd, Q: Quantised>(&mut self, simd: S, row: usize, q: [S::B; 4], pairs: [S::B; 3]) {
         for (class, q) in q.into_iter().enumerate() {
             simd.b_store(q, &mut self.q[class][row]);
         }
-        let pairs = [scales, simd.b_floats(d, m[0]), simd.b_floats(m[1], m[1])];
-        for (factors, pair) in self.factors.iter_mut().zip(pairs) {
+        let count = Known::<S, Q>::FORM.factors().div_ceil(2);
+        for (factors, pair) in self.factors[..count].iter_mut().zip(pairs) {
             simd.b_store(pair, &mut factors[row]);
         }
     }
