@@ -34,6 +34,9 @@ use crate::panel::unpack_rest;
 use crate::team::Scratch;
 use std::ops::Range;
 
+/// Rows that are finished together: a vector of products.
+const AT_ONCE: usize = 16;
+
 /// Computes `rows` of `w` times `acts`.
 pub(crate) fn matvec(
     isa: Isa,
@@ -104,11 +107,16 @@ impl<Q: Quantised> Op for Rows<'_, Q> {
         let t = self.acts.t;
         let less = Q::BIAS - simd.offset(Q::MAX);
         let acts = Prepared::new(self.ty, less, self.acts, self.scratch);
-        for (i, r) in self.rows.enumerate() {
-            let ahead = self.ahead.after::<S>(i * self.row_blocks * Q::BLOCK_BYTES, 0);
-            let y = row::<S, Q>(simd, &self.blocks[r * self.row_blocks..], self.row_blocks, &acts, ahead);
+        for first in self.rows.clone().step_by(AT_ONCE) {
+            let mut y = [0.0; AT_ONCE];
+            let y = &mut y[..(self.rows.end - first).min(AT_ONCE)];
+            for (r, y) in (first..).zip(y.iter_mut()) {
+                let before = (r - self.rows.start) * self.row_blocks * Q::BLOCK_BYTES;
+                let ahead = self.ahead.after::<S>(before, 0);
+                *y = row::<S, Q>(simd, &self.blocks[r * self.row_blocks..], self.row_blocks, &acts, ahead);
+            }
             // SAFETY: this thread owns the rows it was given.
-            unsafe { self.out.put(simd, t, r, &[y]) };
+            unsafe { self.out.put(simd, t, first, y) };
         }
     }
 }

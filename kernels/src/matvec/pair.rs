@@ -1,14 +1,17 @@
 //! Decode with AVX2: two rows at a time, beside the generic form that its tests compare it with.
 //!
-//! A lane of a vector holds sixteen values of a row, so that both rows meet the same activations, and a group of 128
-//! values ends as a vector of eight sums: the lane is the row, the dword in it the class. One conversion, one product
-//! and one multiply-add then serve two rows; and the sums of a block are added up in 16 bits as far as they fit.
-//! Where sixteens have scales of their own, a vector holds a block of one row instead, and the sums change lanes.
-use super::{Prepared, Rows};
+//! A group of 128 values of both rows ends as a vector of eight sums, so that one conversion, one product and one
+//! multiply-add serve two rows; and the sums of a block are added up in 16 bits as far as they fit. To get there with few
+//! instructions, a lane of a vector holds sixteen values of a block of a row, and the activations are laid out to match,
+//! once for all rows. Where sixteens have scales of their own, a vector holds a block instead, and the sums change lanes.
+use super::{AT_ONCE, Rows};
+use crate::TensorType;
+use crate::acts::{GROUP, Row};
 use crate::ahead::prefetch_stream;
 use crate::format::blocks::{Iq4Nl, Q4_0, Q4_1, Q5_0, Q5_1};
 use crate::format::{IQ4_LUT, Quantised, as_blocks_mut};
 use crate::isa::{Avx2, Dots, Op, Simd, WIDE_OFFSET, four, own_bits, two};
+use crate::team::Scratch;
 use std::arch::x86_64::*;
 use std::mem::offset_of;
 
@@ -16,13 +19,20 @@ use std::mem::offset_of;
 macro_rules! op {
     ($($body:tt)*) => {
         // SAFETY: an `Avx2` token is at hand, which proves the instructions; memory is reached only through references
-        // to arrays of the size that is read or written.
+        // to arrays of the size, and where it matters the alignment, that is read or written.
         unsafe { $($body)* }
     };
 }
 pub(super) use op;
 
-/// A format whose groups are unpacked for two rows together.
+/// Classes of the sums where a vector is a block.
+const BLOCKS: [usize; 8] = [0, 1, 2, 3, 0, 1, 2, 3];
+/// Classes where a vector holds neighbouring blocks.
+pub(super) const NEIGHBOURS: [usize; 8] = [0, 2, 0, 2, 1, 3, 1, 3];
+/// Classes where a vector holds every other block.
+pub(super) const OTHERS: [usize; 8] = [0, 1, 0, 1, 2, 3, 2, 3];
+
+/// A format whose groups are computed for two rows together.
 pub(crate) trait Pair: Quantised {
     /// The largest of the unpacked values.
     const LARGEST: u8 = Self::MAX;
@@ -30,26 +40,17 @@ pub(crate) trait Pair: Quantised {
     const LESS: i32 = if Self::MAX > Avx2::NARROW_MAX { Self::BIAS - WIDE_OFFSET } else { Self::BIAS };
     /// Whether [`Pair::scales`] are multiplied with the sums of each sixteen.
     const SCALED: bool = false;
-    /// Whether sixteens have factors of their own. A vector then holds both sixteens of a block of one row.
+    /// Whether sixteens have factors of their own. A vector then holds both sixteens of a block.
     const SPLIT: bool = Self::SCALED || Self::SCALES == 2;
+    /// The class of each dword of the sums: [`BLOCKS`] of a format that is [`Pair::SPLIT`], the first row in the first
+    /// lane. Else dwords 0 and 1 of each lane are of the first row.
+    const CLASSES: [usize; 8] = BLOCKS;
 
-    /// The values of a group of both rows, `[block][half]`: sixteen of the first row, then of the second; those larger
-    /// than what the instructions multiply are signed, less [`WIDE_OFFSET`]. Arguments are those of
-    /// [`Quantised::unpack128`].
-    #[inline(always)]
-    fn unpack_pair(simd: Avx2, rows: [&[Self]; 2], half: usize) -> [[__m256i; 2]; 4] {
-        let q = two!(r => Self::unpack128(simd, rows[r], half).q);
-        op!(four!(b => [
-            _mm256_permute2x128_si256::<0x20>(q[0][b], q[1][b]),
-            _mm256_permute2x128_si256::<0x31>(q[0][b], q[1][b]),
-        ]))
-    }
-
-    /// If the format is [`Pair::SPLIT`], the values of a group of one row, a block to a vector.
-    #[inline(always)]
-    fn unpack_row(simd: Avx2, row: &[Self], half: usize) -> [__m256i; 4] {
-        Self::unpack128(simd, row, half).q
-    }
+    /// The values of a group of a row; those larger than what the instructions multiply are signed, less
+    /// [`WIDE_OFFSET`]. If the format is [`Pair::SPLIT`], each vector is a block. Else the lanes of the first vector are
+    /// the first sixteens of those blocks whose sums will be in dword 0 of each lane, of the second vector their second
+    /// sixteens; then the same for dword 1. Arguments are those of [`Quantised::unpack128`].
+    fn unpack(simd: Avx2, row: &[Self], half: usize) -> [__m256i; 4];
 
     /// If the format is [`Pair::SCALED`], the integer scale of each sixteen of a row: of the first ones of the group's
     /// blocks in one lane, of the second ones in the other; words 2b and 2b + 1 for block b.
@@ -58,25 +59,17 @@ pub(crate) trait Pair: Quantised {
         unreachable!("a format without integer scales")
     }
 
-    /// The scales and the mins of the group's blocks, a row to a lane.
-    #[inline(always)]
-    fn factors(simd: Avx2, rows: [&[Self]; 2], half: usize) -> Factors {
-        // The values are not used and so not computed.
-        let [a, b] = two!(r => Self::unpack128(simd, rows[r], half));
-        op!(Factors {
-            d: two!(i => _mm256_set_m128(b.d[i], a.d[i])),
-            m: two!(i => _mm256_set_m128(b.m[i], a.m[i]))
-        })
-    }
+    /// The scales and the mins of the group's blocks.
+    fn factors(simd: Avx2, rows: [&[Self]; 2], half: usize) -> Factors;
 }
 
-/// Factors of a group of two rows, as [`Group`](crate::format::Group) has them of one.
+/// Factors of a group of two rows, as [`Group`](crate::format::Group) has them of one, by [`Pair::CLASSES`].
 pub(crate) struct Factors {
     pub d: [__m256; 2],
     pub m: [__m256; 2],
 }
 
-/// Sixteen bytes of each row.
+/// Sixteen bytes to a lane.
 #[inline(always)]
 pub(super) fn lanes(a: &[u8; 16], b: &[u8; 16]) -> __m256i {
     op! {
@@ -104,41 +97,25 @@ pub(super) fn looked_up(x: __m256i) -> [__m256i; 2] {
     }
 }
 
-/// The first sixteen bytes of block `b` of each row.
+/// The first sixteen bytes of a block.
 #[inline(always)]
-fn heads<Q: Pair>(rows: [&[Q]; 2], b: usize) -> __m256i {
+fn head<Q: Pair>(block: &Q) -> __m128i {
     const { assert!(size_of::<Q>() >= 16) };
-    let [one, other]: [*const __m128i; 2] = two!(r => std::ptr::from_ref(&rows[r][b]).cast());
     // SAFETY: blocks are bytes without padding, at least sixteen; see `op` for the instructions.
-    unsafe {
-        let one = _mm256_castsi128_si256(_mm_loadu_si128(one));
-        _mm256_inserti128_si256::<1>(one, _mm_loadu_si128(other))
-    }
+    unsafe { _mm_loadu_si128(std::ptr::from_ref(block).cast()) }
 }
 
-/// Of formats that store the min behind the scale: both of four blocks of two rows.
-macro_rules! scale_and_min {
-    () => {
-        #[inline(always)]
-        fn factors(_: Avx2, rows: [&[Self]; 2], _: usize) -> Factors {
-            let pair = |r: usize, b: usize| {
-                let Self { d: [a, b], m: [c, d], .. } = rows[r][b];
-                i32::from_le_bytes([a, b, c, d])
-            };
-            op! {
-                let both = two!(r => {
-                    let pairs = _mm_setr_epi32(pair(r, 0), pair(r, 1), pair(r, 2), pair(r, 3));
-                    // The scales, then the mins.
-                    let order = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
-                    _mm_shuffle_epi8(pairs, order)
-                });
-                Factors {
-                    d: [_mm256_cvtph_ps(_mm_unpacklo_epi64(both[0], both[1])); 2],
-                    m: [_mm256_cvtph_ps(_mm_unpackhi_epi64(both[0], both[1])); 2],
-                }
-            }
-        }
-    };
+/// The first word of each block of both rows by [`NEIGHBOURS`], and the second.
+#[inline(always)]
+fn first_words<Q: Pair>(rows: [&[Q]; 2]) -> [__m128i; 2] {
+    op! {
+        // Blocks i and 2 + i of both rows: their first words, then their second ones.
+        let [even, odd] = two!(i => {
+            let [a, b] = two!(r => _mm_unpacklo_epi16(head(&rows[r][i]), head(&rows[r][2 + i])));
+            _mm_unpacklo_epi32(a, b)
+        });
+        [_mm_unpacklo_epi64(even, odd), _mm_unpackhi_epi64(even, odd)]
+    }
 }
 
 /// The same dwords in both lanes.
@@ -148,55 +125,53 @@ pub(super) fn each(x: [i32; 4]) -> __m256i {
     op!(_mm256_setr_epi32(a, b, c, d, a, b, c, d))
 }
 
-/// The values of both halves: nibbles with the fifth bits that begin at byte `at` of the `heads`.
+/// The values of both halves of two blocks: nibbles with the fifth bits that begin at byte `at` of the `blocks`.
 #[inline(always)]
-fn fives(nibbles: [__m256i; 2], heads: __m256i, at: usize) -> [__m256i; 2] {
-    op!(two!(h => {
-        let [low, high] = two!(i => 0x0101_0101 * (at + 2 * h + i) as i32);
-        let fifth = own_bits(_mm256_shuffle_epi8(heads, each([low, low, high, high])));
-        _mm256_or_si256(nibbles[h], _mm256_and_si256(fifth, _mm256_set1_epi8(16)))
-    }))
+fn fives<Q: Pair>(nibbles: [__m256i; 2], blocks: [&Q; 2], at: usize) -> [__m256i; 2] {
+    op! {
+        let heads = _mm256_set_m128i(head(blocks[1]), head(blocks[0]));
+        two!(h => {
+            let [low, high] = two!(i => 0x0101_0101 * (at + 2 * h + i) as i32);
+            let fifth = own_bits(_mm256_shuffle_epi8(heads, each([low, low, high, high])));
+            _mm256_or_si256(nibbles[h], _mm256_and_si256(fifth, _mm256_set1_epi8(16)))
+        })
+    }
 }
 
-/// Formats of 32 values whose nibbles are those of the halves.
+/// Formats of 32 values whose nibbles are those of the halves, with their first words.
 macro_rules! short {
-    ($($format:ident: $unpack:ident $($factors:ident)?;)*) => {$(
+    ($($format:ident: $a:ident, $b:ident, $nibbles:ident => $unpack:expr;)*) => {$(
         impl Pair for $format {
+            const CLASSES: [usize; 8] = NEIGHBOURS;
+
             #[inline(always)]
-            fn unpack_pair(_: Avx2, rows: [&[Self]; 2], _: usize) -> [[__m256i; 2]; 4] {
-                four!(b => $unpack(lanes(&rows[0][b].qs, &rows[1][b].qs)))
+            fn unpack(_: Avx2, row: &[Self], _: usize) -> [__m256i; 4] {
+                let [[p, q], [r, s]] = two!(i => {
+                    let ($a, $b) = (&row[2 * i], &row[2 * i + 1]);
+                    let $nibbles = lanes(&$a.qs, &$b.qs);
+                    $unpack
+                });
+                [p, q, r, s]
             }
-            $($factors! {})?
+
+            #[inline(always)]
+            fn factors(_: Avx2, rows: [&[Self]; 2], _: usize) -> Factors {
+                let [d, m] = first_words(rows);
+                op! {
+                    let m = if Self::MINS == 0 { _mm256_setzero_ps() } else { _mm256_cvtph_ps(m) };
+                    Factors { d: [_mm256_cvtph_ps(d); 2], m: [m; 2] }
+                }
+            }
         }
     )*};
 }
 
-short! { Q4_0: nibbles; Q4_1: nibbles scale_and_min; Iq4Nl: looked_up; }
-
-impl Pair for Q5_0 {
-    #[inline(always)]
-    fn unpack_pair(_: Avx2, rows: [&[Self]; 2], _: usize) -> [[__m256i; 2]; 4] {
-        four!(b => fives(nibbles(lanes(&rows[0][b].qs, &rows[1][b].qs)), heads(rows, b), offset_of!(Self, qh)))
-    }
-
-    #[inline(always)]
-    fn factors(_: Avx2, rows: [&[Self]; 2], _: usize) -> Factors {
-        let [a, b, c, d] = four!(b => heads(rows, b));
-        op! {
-            let all = _mm256_unpacklo_epi32(_mm256_unpacklo_epi16(a, b), _mm256_unpacklo_epi16(c, d));
-            let all = _mm256_castsi256_si128(_mm256_permute4x64_epi64::<0b10_00>(all));
-            Factors { d: [_mm256_cvtph_ps(all); 2], m: [_mm256_setzero_ps(); 2] }
-        }
-    }
-}
-
-impl Pair for Q5_1 {
-    #[inline(always)]
-    fn unpack_pair(_: Avx2, rows: [&[Self]; 2], _: usize) -> [[__m256i; 2]; 4] {
-        four!(b => fives(nibbles(lanes(&rows[0][b].qs, &rows[1][b].qs)), heads(rows, b), offset_of!(Self, qh)))
-    }
-
-    scale_and_min! {}
+short! {
+    Q4_0: a, b, qs => nibbles(qs);
+    Q4_1: a, b, qs => nibbles(qs);
+    Q5_0: a, b, qs => fives(nibbles(qs), [a, b], offset_of!(Self, qh));
+    Q5_1: a, b, qs => fives(nibbles(qs), [a, b], offset_of!(Self, qh));
+    Iq4Nl: a, b, qs => looked_up(qs);
 }
 
 /// In each lane: words 2b and 2b + 1 together are the sum of the words in that lane of `s[b]`.
@@ -259,18 +234,6 @@ fn even_odd([a, b]: [__m256i; 2]) -> [__m256i; 2] {
     }
 }
 
-/// Four values in both lanes.
-#[inline(always)]
-fn twice(x: &[f32; 4]) -> __m256 {
-    op!(_mm256_broadcast_ps(&_mm_loadu_ps(x.as_ptr())))
-}
-
-/// Four values in each lane.
-#[inline(always)]
-fn ints(low: &[i32; 4], high: &[i32; 4]) -> __m256i {
-    op!(_mm256_loadu2_m128i(high.as_ptr().cast(), low.as_ptr().cast()))
-}
-
 /// Words: sums of two products of weights and activations.
 #[inline(always)]
 fn words<Q: Pair>(simd: Avx2, w: __m256i, a: __m256i) -> __m256i {
@@ -283,15 +246,89 @@ fn words<Q: Pair>(simd: Avx2, w: __m256i, a: __m256i) -> __m256i {
     }
 }
 
+/// A group of activations, laid out for a format.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct Acts {
+    /// What the vectors of [`Pair::unpack`] meet.
+    q: [[i8; 32]; 4],
+    /// −LESS · Σ quants: where the sums start. If the format is [`Pair::SPLIT`], of the first sixteens of each block, then
+    /// of the second ones; if it is [`Pair::SCALED`], in the lower word of each dword. Else by [`Pair::CLASSES`].
+    init: [i32; 8],
+    /// Scales, by [`Pair::CLASSES`].
+    d: [f32; 8],
+    /// scale · Σ quants, likewise, for each min.
+    scaled: [[f32; 8]; 2],
+}
+
+impl Acts {
+    const NONE: Self = Acts { q: [[0; 32]; 4], init: [0; 8], d: [0.0; 8], scaled: [[0.0; 8]; 2] };
+
+    /// Sets what the format uses to group `g` of a token.
+    #[inline(always)]
+    fn set<Q: Pair>(&mut self, row: &Row, g: usize) {
+        let blocks = row.d.len();
+        let sixteens = row.q[g * GROUP..][..GROUP].as_chunks::<16>().0;
+        for (i, q) in self.q.iter_mut().enumerate() {
+            let (halves, _) = q.as_chunks_mut::<16>();
+            for (lane, to) in halves.iter_mut().enumerate() {
+                let class = Q::CLASSES[4 * lane + i / 2];
+                *to = sixteens[if Q::SPLIT { 2 * i + lane } else { 2 * class + i % 2 }];
+            }
+        }
+        self.d = by_class::<Q>(&row.d.as_chunks().0[g]);
+        for i in 0..Q::MINS {
+            self.scaled[i] =
+                by_class::<Q>(&row.scaled[if Q::MINS == 1 { 2 } else { i } * blocks..].as_chunks().0[g]);
+        }
+        if Q::LESS != 0 {
+            let sums = |from: usize| &row.sums[from * blocks..].as_chunks::<4>().0[g];
+            op! {
+                let sums = if Q::SPLIT {
+                    _mm256_loadu2_m128i(sums(1).as_ptr().cast(), sums(0).as_ptr().cast())
+                } else {
+                    let whole = _mm_loadu_si128(sums(2).as_ptr().cast());
+                    _mm256_permutevar8x32_epi32(_mm256_castsi128_si256(whole), classes::<Q>())
+                };
+                let init = _mm256_mullo_epi32(sums, _mm256_set1_epi32(-Q::LESS));
+                let init = if Q::SCALED { _mm256_and_si256(init, _mm256_set1_epi32(0xffff)) } else { init };
+                _mm256_store_si256(self.init.as_mut_ptr().cast(), init)
+            }
+        }
+    }
+}
+
+/// Four values by [`Pair::CLASSES`].
+#[inline(always)]
+fn by_class<Q: Pair>(x: &[f32; 4]) -> [f32; 8] {
+    let mut out = [0.0; 8];
+    op! {
+        let x = _mm256_castps128_ps256(_mm_loadu_ps(x.as_ptr()));
+        _mm256_storeu_ps(out.as_mut_ptr(), _mm256_permutevar8x32_ps(x, classes::<Q>()));
+    }
+    out
+}
+
+/// [`Pair::CLASSES`] as an index.
+#[inline(always)]
+fn classes<Q: Pair>() -> __m256i {
+    let [a, b, c, d, e, f, g, h] = Q::CLASSES.map(|class| class as i32);
+    op!(_mm256_setr_epi32(a, b, c, d, e, f, g, h))
+}
+
+/// Eight numbers.
+#[inline(always)]
+fn floats(x: &[f32; 8]) -> __m256 {
+    op!(_mm256_loadu_ps(x.as_ptr()))
+}
+
 /// The products of a group of both rows.
 struct Products<'a> {
-    /// A row to a lane of the first vector; of a format that is [`Pair::SPLIT`] a row to a vector, its first sixteens to
-    /// the first lane.
+    /// Of a format that is [`Pair::SPLIT`] a row to a vector, its first sixteens to the first lane; else one vector by
+    /// [`Pair::CLASSES`].
     sums: [__m256i; 2],
     factors: Factors,
-    /// Of the group's activations: scales, and scaled sums as in [`Prepared`].
-    d: &'a [f32; 4],
-    scaled: [&'a [f32; 4]; 3],
+    acts: &'a Acts,
 }
 
 impl<'a> Products<'a> {
@@ -299,75 +336,63 @@ impl<'a> Products<'a> {
     /// all activations, and so puts them on the stack.
     const NONE: Self = {
         // SAFETY: a vector of zero bits is one of zeros.
-        let (zero, none): (__m256, _) = unsafe { (std::mem::zeroed(), &[0.0; 4]) };
+        let zero: __m256 = unsafe { std::mem::zeroed() };
         let factors = Factors { d: [zero; 2], m: [zero; 2] };
         // SAFETY: as above.
-        Products { sums: unsafe { std::mem::zeroed() }, factors, d: none, scaled: [none; 3] }
+        Products { sums: unsafe { std::mem::zeroed() }, factors, acts: &Acts::NONE }
     };
 
-    /// The first `BLOCKS` blocks count; the activations of the others are zero.
+    /// The first `BLOCKS` blocks, two or four, count; the activations of the others are zero.
     #[inline(always)]
-    fn new<Q: Pair, const BLOCKS: usize>(
-        simd: Avx2,
-        rows: [&[Q]; 2],
-        half: usize,
-        acts: &Prepared<'a>,
-        g: usize,
-    ) -> Self {
+    fn new<Q: Pair, const BLOCKS: usize>(simd: Avx2, rows: [&[Q]; 2], half: usize, acts: &'a Acts) -> Self {
         // As many products of a weight and an activation add up in 16 bits; a word begins with two.
         let most = i16::MAX as usize / (127 * Q::LARGEST as usize);
-        let init = |i: usize| &acts.init[i][g];
+        let init = op!(_mm256_load_si256(acts.init.as_ptr().cast()));
+        // The words of a row.
+        macro_rules! row_words {
+            ($row:expr) => {{
+                let w = Q::unpack(simd, $row, half);
+                four!(i => if i < BLOCKS {
+                    words::<Q>(simd, w[i], _mm256_load_si256(acts.q[i].as_ptr().cast()))
+                } else {
+                    _mm256_setzero_si256()
+                })
+            }};
+        }
         let sums = op! {
             if Q::SPLIT {
-                let init = || ints(init(0), init(1));
-                two!(r => {
-                    let w = Q::unpack_row(simd, rows[r], half);
-                    let a = acts.q[g].as_chunks::<32>().0;
-                    let words = four!(b => words::<Q>(simd, w[b], _mm256_loadu_si256(a[b].as_ptr().cast())));
-                    if Q::SCALED {
-                        const { assert!(!Q::SCALED || 127 * 8 * Q::LARGEST as usize <= i16::MAX as usize) };
-                        let mut sums = gather(words);
-                        if Q::LESS != 0 {
-                            // Added to one word of two.
-                            sums = _mm256_add_epi16(sums, _mm256_and_si256(init(), _mm256_set1_epi32(0xffff)));
-                        }
-                        _mm256_madd_epi16(sums, Q::scales(rows[r], half))
-                    } else {
-                        _mm256_add_epi32(reduce(words, most / 2), init())
+                two!(r => if Q::SCALED {
+                    const { assert!(!Q::SCALED || 127 * 8 * Q::LARGEST as usize <= i16::MAX as usize) };
+                    let mut sums = gather(row_words!(rows[r]));
+                    if Q::LESS != 0 {
+                        sums = _mm256_add_epi16(sums, init);
                     }
+                    _mm256_madd_epi16(sums, Q::scales(rows[r], half))
+                } else {
+                    _mm256_add_epi32(reduce(row_words!(rows[r]), most / 2), init)
                 })
             } else {
-                let w = Q::unpack_pair(simd, rows, half);
-                let a = acts.q[g].as_chunks::<16>().0;
-                let words = four!(b => if b < BLOCKS {
-                    two!(h => {
-                        let a = _mm_loadu_si128(a[2 * b + h].as_ptr().cast());
-                        words::<Q>(simd, w[b][h], _mm256_broadcastsi128_si256(a))
-                    })
-                } else {
-                    [_mm256_setzero_si256(); 2]
-                });
+                let words = two!(r => row_words!(rows[r]));
+                // Vectors i % 2 of rows i / 2.
                 let sum = if most >= 4 {
-                    reduce(four!(b => _mm256_add_epi16(words[b][0], words[b][1])), most / 4)
+                    let both = four!(i => _mm256_add_epi16(words[i / 2][i % 2 * 2], words[i / 2][i % 2 * 2 + 1]));
+                    reduce(both, most / 4)
                 } else {
-                    reduce_wide(four!(b => _mm256_add_epi32(wide(words[b][0]), wide(words[b][1]))))
+                    reduce_wide(four!(i => {
+                        let (first, second) = (words[i / 2][i % 2 * 2], words[i / 2][i % 2 * 2 + 1]);
+                        _mm256_add_epi32(wide(first), wide(second))
+                    }))
                 };
-                let sum = if Q::LESS != 0 { _mm256_add_epi32(sum, ints(init(2), init(2))) } else { sum };
-                [sum, _mm256_setzero_si256()]
+                [if Q::LESS != 0 { _mm256_add_epi32(sum, init) } else { sum }, _mm256_setzero_si256()]
             }
         };
-        Products {
-            sums,
-            factors: Q::factors(simd, rows, half),
-            d: &acts.d[g],
-            scaled: acts.scaled.map(|scaled| &scaled[g]),
-        }
+        Products { sums, factors: Q::factors(simd, rows, half), acts }
     }
 
     /// Adds the products to the chains of both rows; the arithmetic of `super::Products::add`.
     #[inline(always)]
     fn add<Q: Pair>(self, acc: __m256) -> __m256 {
-        let Products { sums: [first, second], factors: Factors { d, m }, d: acts, scaled } = self;
+        let Products { sums: [first, second], factors: Factors { d, m }, acts } = self;
         op! {
             let t = if Q::SPLIT {
                 // The first sixteens of both rows, and the second ones.
@@ -382,17 +407,94 @@ impl<'a> Products<'a> {
             } else {
                 _mm256_mul_ps(_mm256_cvtepi32_ps(first), d[0])
             };
-            let acc = _mm256_fmadd_ps(t, twice(acts), acc);
+            let acc = _mm256_fmadd_ps(t, floats(&acts.d), acc);
             match Q::MINS {
                 0 => acc,
-                1 => _mm256_fmadd_ps(m[0], twice(scaled[2]), acc),
+                1 => _mm256_fmadd_ps(m[0], floats(&acts.scaled[0]), acc),
                 _ => {
-                    let acc = _mm256_fmadd_ps(m[0], twice(scaled[0]), acc);
-                    _mm256_fmadd_ps(m[1], twice(scaled[1]), acc)
+                    let acc = _mm256_fmadd_ps(m[0], floats(&acts.scaled[0]), acc);
+                    _mm256_fmadd_ps(m[1], floats(&acts.scaled[1]), acc)
                 }
             }
         }
     }
+}
+
+/// A token's groups in `scratch`.
+#[inline(always)]
+fn lay_out<'a, Q: Pair>(ty: TensorType, row: Row, scratch: &'a mut Scratch) -> &'a [Acts] {
+    let groups = row.q.len() / GROUP;
+    let (memory, fresh) = scratch.lay_out::<u8>(ty, groups * size_of::<Acts>());
+    // SAFETY: as many bytes, aligned to 64; any bytes are numbers.
+    let acts = unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast::<Acts>(), groups) };
+    if fresh {
+        for (g, acts) in acts.iter_mut().enumerate() {
+            acts.set::<Q>(&row, g);
+        }
+    }
+    acts
+}
+
+/// The ends of the chains of both rows: (0 + 1) + (2 + 3).
+#[inline(always)]
+fn ends<Q: Pair>(acc: __m256) -> [f32; 2] {
+    op! {
+        let (low, high) = (_mm256_castps256_ps128(acc), _mm256_extractf128_ps::<1>(acc));
+        // The pairs of each row: in dwords 0 and 1, and 2 and 3.
+        let pairs = if Q::CLASSES[4] == 1 { _mm_add_ps(low, high) } else { _mm_hadd_ps(low, high) };
+        let pairs = if Q::CLASSES[4] == 2 { _mm_shuffle_ps::<0b11_01_10_00>(pairs, pairs) } else { pairs };
+        let sums = _mm_hadd_ps(pairs, pairs);
+        [_mm_cvtss_f32(sums), _mm_cvtss_f32(_mm_movehdup_ps(sums))]
+    }
+}
+
+/// The products of the two rows that `rows` begin with, of `row_blocks` blocks; twice as many bytes from `ahead` on will be
+/// needed later. What lies behind the last row is made up in `made_up`.
+#[inline(always)]
+fn two_rows<Q: Pair>(
+    simd: Avx2,
+    rows: [&[Q]; 2],
+    row_blocks: usize,
+    acts: &[Acts],
+    ahead: *const u8,
+    made_up: &mut [[u8; 4 * 34]; 2],
+) -> [f32; 2] {
+    let (unit_bytes, steps) = (Q::UNIT * Q::BLOCK_BYTES, row_blocks / Q::UNIT);
+    let rest = row_blocks % Q::UNIT;
+    let mut acc = op!(_mm256_setzero_ps());
+    let [a, b] = two!(i => rows[i][..steps * Q::UNIT].chunks_exact(Q::UNIT));
+    // Added a group later: the processor does not look far enough ahead to find other work while it waits for the sums.
+    let mut last = Products::NONE;
+    let mut g = 0;
+    for (s, (a, b)) in a.zip(b).enumerate() {
+        prefetch_stream::<Avx2>(ahead.wrapping_add(2 * s * unit_bytes), 2 * unit_bytes);
+        // Written out, so that what is looked up for each half is constant.
+        let mut next = Products::new::<Q, 4>(simd, [a, b], 0, &acts[g]);
+        acc = last.add::<Q>(acc);
+        if Q::HALVES == 2 {
+            let second = Products::new::<Q, 4>(simd, [a, b], 1, &acts[g + 1]);
+            acc = next.add::<Q>(acc);
+            next = second;
+        }
+        last = next;
+        g += Q::HALVES;
+    }
+    if rest > 0 {
+        // The activations there are zero: it does not matter that the blocks behind a row are the next's.
+        let [one, other] = made_up;
+        let units = [
+            padded(&rows[0][steps * Q::UNIT..], rest, one),
+            padded(&rows[1][steps * Q::UNIT..], rest, other),
+        ];
+        let next = if rest <= 2 {
+            Products::new::<Q, 2>(simd, units, 0, &acts[g])
+        } else {
+            Products::new::<Q, 4>(simd, units, 0, &acts[g])
+        };
+        acc = last.add::<Q>(acc);
+        last = next;
+    }
+    ends::<Q>(last.add::<Q>(acc))
 }
 
 /// The product of the rows of a matrix with one token.
@@ -403,59 +505,18 @@ impl<Q: Pair> PairRows<'_, Q> {
     fn call(self, simd: Avx2) {
         let Rows { ty, blocks, row_blocks, rows, acts, out, scratch, ahead } = self.0;
         let t = acts.t;
-        let acts = Prepared::new(ty, Q::LESS, acts, scratch);
-        let (unit_bytes, steps) = (Q::UNIT * Q::BLOCK_BYTES, row_blocks / Q::UNIT);
-        let rest = row_blocks % Q::UNIT;
+        let acts = lay_out::<Q>(ty, acts, scratch);
+        let row_bytes = row_blocks * Q::BLOCK_BYTES;
         let mut made_up = [[0; 4 * 34]; 2];
-        for first in rows.clone().step_by(2) {
-            let count = (rows.end - first).min(2);
-            let two: [&[Q]; 2] = two!(i => &blocks[(first + i.min(count - 1)) * row_blocks..]);
-            let ahead = ahead.after::<Avx2>(
-                (first - rows.start) * row_blocks * Q::BLOCK_BYTES,
-                row_blocks * Q::BLOCK_BYTES,
-            );
-            let mut acc = op!(_mm256_setzero_ps());
-            let [a, b] = two!(i => two[i][..steps * Q::UNIT].chunks_exact(Q::UNIT));
-            // Added a group later: the processor does not look far enough ahead to find other work while it waits for the
-            // sums.
-            let mut last = Products::NONE;
-            let mut g = 0;
-            for (s, (a, b)) in a.zip(b).enumerate() {
-                prefetch_stream::<Avx2>(ahead.wrapping_add(2 * s * unit_bytes), 2 * unit_bytes);
-                // Written out, so that what is looked up for each half is constant.
-                let mut next = Products::new::<Q, 4>(simd, [a, b], 0, &acts, g);
-                acc = last.add::<Q>(acc);
-                if Q::HALVES == 2 {
-                    let second = Products::new::<Q, 4>(simd, [a, b], 1, &acts, g + 1);
-                    acc = next.add::<Q>(acc);
-                    next = second;
-                }
-                last = next;
-                g += Q::HALVES;
+        for first in rows.clone().step_by(AT_ONCE) {
+            let count = (rows.end - first).min(AT_ONCE);
+            let mut y = [0.0; AT_ONCE];
+            for i in (0..count).step_by(2) {
+                // The last row of an odd number is its own second.
+                let two = two!(j => &blocks[(first + (i + j).min(count - 1)) * row_blocks..]);
+                let ahead = ahead.after::<Avx2>((first + i - rows.start) * row_bytes, row_bytes);
+                [y[i], y[i + 1]] = two_rows(simd, two, row_blocks, acts, ahead, &mut made_up);
             }
-            if rest > 0 {
-                // The activations there are zero: it does not matter that the blocks behind a row are the next's.
-                // Behind the last they are made up.
-                let [one, other] = &mut made_up;
-                let units = [
-                    padded(&two[0][steps * Q::UNIT..], rest, one),
-                    padded(&two[1][steps * Q::UNIT..], rest, other),
-                ];
-                let next = if rest <= 2 {
-                    Products::new::<Q, 2>(simd, units, 0, &acts, g)
-                } else {
-                    Products::new::<Q, 4>(simd, units, 0, &acts, g)
-                };
-                acc = last.add::<Q>(acc);
-                last = next;
-            }
-            acc = last.add::<Q>(acc);
-            let y = op! {
-                // (0 + 1) + (2 + 3) in each lane
-                let pairs = _mm256_add_ps(acc, _mm256_movehdup_ps(acc));
-                let sums = _mm256_add_ps(pairs, _mm256_permute_ps::<0b10>(pairs));
-                [_mm_cvtss_f32(_mm256_castps256_ps128(sums)), _mm_cvtss_f32(_mm256_extractf128_ps::<1>(sums))]
-            };
             // SAFETY: this thread owns the rows it was given.
             unsafe { out.put(simd, t, first, &y[..count]) };
         }
