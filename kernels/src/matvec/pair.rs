@@ -26,7 +26,7 @@ macro_rules! op {
 pub(super) use op;
 
 /// Classes of the sums where a vector is a block.
-const BLOCKS: [usize; 8] = [0, 1, 2, 3, 0, 1, 2, 3];
+const IN_ORDER: [usize; 8] = [0, 1, 2, 3, 0, 1, 2, 3];
 /// Classes where a vector holds neighbouring blocks.
 pub(super) const NEIGHBOURS: [usize; 8] = [0, 2, 0, 2, 1, 3, 1, 3];
 /// Classes where a vector holds every other block.
@@ -42,9 +42,9 @@ pub(crate) trait Pair: Quantised {
     const SCALED: bool = false;
     /// Whether sixteens have factors of their own. A vector then holds both sixteens of a block.
     const SPLIT: bool = Self::SCALED || Self::SCALES == 2;
-    /// The class of each dword of the sums: [`BLOCKS`] of a format that is [`Pair::SPLIT`], the first row in the first
+    /// The class of each dword of the sums: [`IN_ORDER`] of a format that is [`Pair::SPLIT`], the first row in the first
     /// lane. Else dwords 0 and 1 of each lane are of the first row.
-    const CLASSES: [usize; 8] = BLOCKS;
+    const CLASSES: [usize; 8] = IN_ORDER;
 
     /// The values of a group of a row; those larger than what the instructions multiply are signed, less
     /// [`WIDE_OFFSET`]. If the format is [`Pair::SPLIT`], each vector is a block. Else the lanes of the first vector are
@@ -248,7 +248,6 @@ fn words<Q: Pair>(simd: Avx2, w: __m256i, a: __m256i) -> __m256i {
 
 /// A group of activations, laid out for a format.
 #[repr(C, align(64))]
-#[derive(Clone, Copy)]
 struct Acts {
     /// What the vectors of [`Pair::unpack`] meet.
     q: [[i8; 32]; 4],
@@ -441,8 +440,8 @@ fn ends<Q: Pair>(acc: __m256) -> [f32; 2] {
     op! {
         let (low, high) = (_mm256_castps256_ps128(acc), _mm256_extractf128_ps::<1>(acc));
         // The pairs of each row: in dwords 0 and 1, and 2 and 3.
-        let pairs = if Q::CLASSES[4] == 1 { _mm_add_ps(low, high) } else { _mm_hadd_ps(low, high) };
-        let pairs = if Q::CLASSES[4] == 2 { _mm_shuffle_ps::<0b11_01_10_00>(pairs, pairs) } else { pairs };
+        let pairs = if Q::CLASSES == NEIGHBOURS { _mm_add_ps(low, high) } else { _mm_hadd_ps(low, high) };
+        let pairs = if Q::CLASSES == OTHERS { _mm_shuffle_ps::<0b11_01_10_00>(pairs, pairs) } else { pairs };
         let sums = _mm_hadd_ps(pairs, pairs);
         [_mm_cvtss_f32(sums), _mm_cvtss_f32(_mm_movehdup_ps(sums))]
     }
