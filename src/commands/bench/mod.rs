@@ -311,16 +311,18 @@ fn cache_bytes(model: &Model, test: &Test) -> u64 {
     (positions * block / BLOCK) as u64
 }
 
-/// Whether every token of a prompt is multiplied with this tensor. The embedding is looked up, one row a token, and what
-/// follows the keys and values of the last layer is computed for the last token alone.
-fn meets_all_tokens(tensor: &str, layers: usize) -> bool {
-    match tensor.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
-        None => !matches!(tensor, "token_embd.weight" | "output.weight"),
-        Some((layer, name)) => {
-            let last = layer.parse().is_ok_and(|layer: usize| layer + 1 == layers);
-            !last || ["attn_norm", "attn_q", "attn_k", "attn_v"].iter().any(|begin| name.starts_with(begin))
+/// Weights that every token of a prompt is multiplied with: what follows the keys and values of the last layer is computed
+/// for the last token alone.
+fn prompt_params(model: &Model) -> u64 {
+    let layers = &model.weights().layers;
+    let mut linears = Vec::new();
+    for (i, layer) in layers.iter().enumerate() {
+        linears.extend([&layer.q, &layer.k, &layer.v]);
+        if i + 1 < layers.len() {
+            linears.extend([&layer.o, &layer.gate, &layer.up, &layer.down]);
         }
     }
+    linears.into_iter().map(|linear| model.matrix(linear)).map(|w| (w.rows() * w.cols()) as u64).sum()
 }
 
 /// A row with everything but its measurements.
@@ -331,8 +333,6 @@ fn describe(model: &Model, team: &Team, test: &Test, mmap: bool) -> Row {
         size += tensor.data.len() as u64;
         params += tensor.len() as u64;
     }
-    let layers = model.spec().layers.len();
-    let used = gguf.tensors().filter(|tensor| meets_all_tokens(tensor.name, layers));
     Row {
         model_filename: gguf.path().display().to_string(),
         model_type: load::model_type(model),
@@ -351,7 +351,7 @@ fn describe(model: &Model, team: &Team, test: &Test, mmap: bool) -> Row {
         n_depth: test.n_depth,
         test_time: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |t| t.as_secs()),
         bytes_per_token: bytes_per_token(gguf),
-        used_params: used.map(|tensor| tensor.len() as u64).sum(),
+        used_params: prompt_params(model),
         ..Row::default()
     }
 }
@@ -362,17 +362,16 @@ mod tests {
 
     #[test]
     fn the_limit_of_a_prompt_leaves_out_what_one_token_alone_meets() {
-        let meets = |tensor: &str| meets_all_tokens(tensor, 12);
-        assert!(
-            ["blk.0.ffn_down.weight", "blk.1.attn_output.weight", "blk.10.ffn_up.weight"]
-                .into_iter()
-                .all(meets)
-        );
-        assert!(
-            ["blk.11.attn_q.weight", "blk.11.attn_k.bias", "blk.11.attn_v.weight"].into_iter().all(meets)
-        );
-        let alone =
-            ["blk.11.attn_output.weight", "blk.11.ffn_gate.weight", "token_embd.weight", "output.weight"];
-        assert!(!alone.into_iter().any(meets));
+        let model = lapwing::synthetic::model("tiny-llama:q4_0", 0, 1).unwrap();
+        let layers = model.spec().layers.len();
+        let params = |layer: usize, names: &[&str]| {
+            let tensors = names.iter().map(|name| model.gguf().tensor(&format!("blk.{layer}.{name}.weight")));
+            tensors.map(|tensor| tensor.unwrap().len() as u64).sum::<u64>()
+        };
+        let met = |layer| params(layer, &["attn_q", "attn_k", "attn_v"]);
+        let alone = |layer| params(layer, &["attn_output", "ffn_gate", "ffn_up", "ffn_down"]);
+        let expected = (0..layers).map(met).sum::<u64>() + (0..layers - 1).map(alone).sum::<u64>();
+        assert!(alone(layers - 1) > 0);
+        assert_eq!(prompt_params(&model), expected);
     }
 }
