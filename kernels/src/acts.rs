@@ -15,6 +15,8 @@ pub(crate) const GROUP: usize = 128;
 pub(crate) const MATVEC_TOKENS: usize = 1;
 /// Words of 32 bits that a token's block takes in the packed form: 8 of quants and the scale.
 pub(crate) const ACT_WORDS: usize = 9;
+/// Likewise as [`Acts::packed_pairs`] lays it out: twice 8, what is subtracted of products, and the scale.
+pub(crate) const PAIR_WORDS: usize = 18;
 /// Blocks whose largest value is below this count as zero, since 127 / max would not be finite.
 const TINY: f32 = 1e-30;
 
@@ -290,6 +292,32 @@ impl Acts {
                             (-bias * sum) as u16 as u32
                         };
                         *out = (word(sums & 0xffff) | word(sums >> 16) << 16) as i32;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The quants as [`Panel::p_pairs`](crate::isa::Panel::p_pairs) reads them, and the scales: tile after tile in their
+    /// order `[class 0..4][block of the class][PAIR_WORDS][T]`.
+    pub(crate) fn packed_pairs(&self, out: &mut [i32]) {
+        for tile in self.tiles() {
+            let t = tile.len();
+            let out = &mut out[tile.start * self.blocks * PAIR_WORDS..tile.end * self.blocks * PAIR_WORDS];
+            let blocks = self.packed(&tile).chunks_exact(ACT_WORDS * t);
+            for (out, words) in out.chunks_exact_mut(PAIR_WORDS * t).zip(blocks) {
+                let (quants, scales) = words.split_at(8 * t);
+                let (pairs, rest) = out.split_at_mut(16 * t);
+                let (less, rest) = rest.split_at_mut(t);
+                rest.copy_from_slice(scales);
+                less.fill(0);
+                for (pairs, quants) in pairs.chunks_exact_mut(2 * t).zip(quants.chunks_exact(t)) {
+                    let (to_even, to_odd) = pairs.split_at_mut(t);
+                    for i in 0..t {
+                        let [a0, a1, a2, a3] = quants[i].to_le_bytes().map(|a| i32::from(a as i8));
+                        to_even[i] = a1 & 0xffff | a3 << 16;
+                        to_odd[i] = a0 & 0xffff | a2 << 16;
+                        less[i] -= a0 * a1 + a2 * a3;
                     }
                 }
             }

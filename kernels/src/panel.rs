@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! [class 0..4][panel][block of the class] of  [8][ROWS][4] weights, four values of k together: u8, or i8
-//!                                             less 128 where the instruction set has no products of larger u8,
+//!                                             less 128 where the instruction set has no products of larger u8;
+//!                                             or words and what to subtract, see `Panel::p_pairs`;
 //!                                             [scales][ROWS] f32, or as words with [ROWS] f32 that they share,
 //!                                             [mins][ROWS] f32
 //! ```
@@ -15,16 +16,19 @@
 //! stays in the thread's L2 cache, and a tile's activations are fetched into it once for all panels of the
 //! stack. Lanes are rows, and the chains of the canonical order (see `matvec`) are followed class by class,
 //! so the bits are those of `matvec`.
-use crate::acts::{ACT_WORDS, Acts};
+mod tile;
+
+use crate::acts::{ACT_WORDS, Acts, PAIR_WORDS};
 use crate::ahead::{READ, prefetch};
 use crate::buffer::{cast_mut, split};
 use crate::format::{Group, Narrow, Quantised, as_blocks, as_blocks_mut, with_quantised};
-use crate::isa::{Isa, Levels, Op, Simd, eight, four, two};
+use crate::isa::{Isa, Levels, Op, Simd, eight, four};
 use crate::matrix::Matrix;
 use crate::out::Out;
 use crate::team::Scratch;
 use std::marker::PhantomData;
 use std::ops::Range;
+use tile::{Tile, multiply};
 
 /// Computes `rows` of `w`, from a multiple of the panel's rows on, times some tokens of the activations: whole tiles.
 pub(crate) fn matmul(
@@ -66,24 +70,51 @@ impl<Q: Quantised> Op for Panels<'_, Q> {
 
     #[inline(always)]
     fn call<S: Simd>(self, simd: S) {
+        match Known::<S, Q>::LEVEL {
+            0 => match const { matches!(S::LEVELS, Levels::In16) } {
+                // They take longer to unpack, which two tiles do not make up for.
+                true if simd.prefers_pairs() && self.acts.tokens() > 2 * S::TOKENS => {
+                    self.multiply::<S, PAIRS>(simd)
+                }
+                _ => self.multiply::<S, 0>(simd),
+            },
+            1 => self.multiply::<S, 1>(simd),
+            2 => self.multiply::<S, 2>(simd),
+            4 => self.multiply::<S, 4>(simd),
+            WORDS => self.multiply::<S, WORDS>(simd),
+            _ => self.multiply::<S, 8>(simd),
+        }
+    }
+}
+
+impl<Q: Quantised> Panels<'_, Q> {
+    /// With tiles of level `LEVEL`.
+    #[inline(always)]
+    fn multiply<S: Simd, const LEVEL: usize>(self, simd: S) {
         let Panels { w, acts, tokens: of, out, .. } = self;
         let (n, blocks) = (acts.tokens(), acts.blocks());
+        let Form { bias, max, scales, mins, .. } = Known::<S, Q>::FORM;
+        let aux_words = aux_words(LEVEL, scales, mins);
         let sizes = [
-            n * blocks * Known::<S, Q>::AUX * 4,
-            STACK * blocks * block_bytes::<S, Q>(),
+            if LEVEL == PAIRS { n * blocks * PAIR_WORDS * 4 } else { 0 },
+            n * blocks * aux_words * 4,
+            STACK * blocks * block_bytes::<S, Q, LEVEL>(),
             STACK * n * 2 * S::ROWS * 4,
         ];
         let size = sizes.iter().map(|s| s.next_multiple_of(64)).sum();
         let (memory, fresh) = self.scratch.lay_out(w.ty(), size);
-        let [aux, stack, sums] = split(memory, sizes);
-        let (aux, sums) = (cast_mut::<i32>(aux), cast_mut::<f32>(sums));
-        let Form { bias, max, scales, mins, .. } = Known::<S, Q>::FORM;
-        if fresh && mins > 0 {
-            acts.packed_scaled(mins, aux);
-        } else if fresh && Known::<S, Q>::LEVEL == WORDS {
-            acts.packed_words(bias, scales, aux);
-        } else if fresh {
-            acts.packed_init(bias - simd.offset(max), scales, aux);
+        let [pairs, aux, stack, sums] = split(memory, sizes);
+        let (pairs, aux, sums) = (cast_mut::<i32>(pairs), cast_mut::<i32>(aux), cast_mut::<f32>(sums));
+        if fresh {
+            match LEVEL {
+                PAIRS => {
+                    assert!(bias == simd.offset(max) && scales == 1 && mins == 0, "weights are signed bytes");
+                    acts.packed_pairs(pairs);
+                }
+                WORDS if mins == 0 => acts.packed_words(bias, scales, aux),
+                _ if mins == 0 => acts.packed_init(bias - simd.offset(max), scales, aux),
+                _ => acts.packed_scaled(mins, aux),
+            }
         }
 
         let weights = as_blocks::<Q>(w.data());
@@ -91,18 +122,22 @@ impl<Q: Quantised> Op for Panels<'_, Q> {
         for first in self.rows.clone().step_by(STACK * S::ROWS) {
             let rows = (STACK * S::ROWS).min(self.rows.end - first);
             let panels = rows.div_ceil(S::ROWS);
-            let stack = &mut stack[..panels * blocks * block_bytes::<S, Q>()];
+            let stack = &mut stack[..panels * blocks * block_bytes::<S, Q, LEVEL>()];
             // Rows beyond the last repeat it; their results are dropped.
             let row = |i: usize| {
                 let r = first + i.min(rows - 1);
                 &weights[r * row_blocks..(r + 1) * row_blocks]
             };
-            unpack::<S, Q>(simd, panels, row, stack);
+            unpack::<S, Q, LEVEL>(simd, panels, row, stack);
             for class in 0..4 {
                 let stack = &stack[class * stack.len() / 4..(class + 1) * stack.len() / 4];
                 let class_of = |tile: &Range<usize>| {
-                    let words = blocks / 4 * tile.len() * ACT_WORDS;
-                    &acts.packed(tile)[class * words..(class + 1) * words]
+                    let words = blocks / 4 * tile.len() * act_words(LEVEL);
+                    let packed = match LEVEL {
+                        PAIRS => &pairs[tile.start * blocks * PAIR_WORDS..],
+                        _ => acts.packed(tile),
+                    };
+                    &packed[class * words..(class + 1) * words]
                 };
                 let mut tiles =
                     acts.tiles().filter(|tile| of.start <= tile.start && tile.end <= of.end).peekable();
@@ -110,16 +145,15 @@ impl<Q: Quantised> Op for Panels<'_, Q> {
                     if class == 3 {
                         tokens.clone().for_each(|t| out.ask(t, first..first + rows));
                     }
-                    let aux_words = blocks / 4 * tokens.len() * Known::<S, Q>::AUX;
-                    let aux =
-                        &aux[tokens.start * blocks * Known::<S, Q>::AUX + class * aux_words..][..aux_words];
+                    let words = blocks / 4 * tokens.len() * aux_words;
+                    let aux = &aux[tokens.start * blocks * aux_words + class * words..][..words];
                     let acts = class_of(&tokens);
                     let next = tiles.peek().map_or(acts, class_of);
                     for (panel, weights) in stack.chunks_exact(stack.len() / panels).enumerate() {
                         let sums = &mut sums[(panel * n + tokens.start) * 2 * S::ROWS..]
                             [..tokens.len() * 2 * S::ROWS];
                         let tile = Tile { class, weights, acts, next, aux, sums: &mut *sums };
-                        multiply::<S, Q>(simd, tile, tokens.len());
+                        multiply::<S, Q, LEVEL>(simd, tile, tokens.len());
                         if class == 3 {
                             let rows = S::ROWS.min(rows - panel * S::ROWS);
                             for (t, y) in tokens.clone().zip(sums.chunks_exact(S::ROWS)) {
@@ -139,19 +173,19 @@ impl<Q: Quantised> Op for Panels<'_, Q> {
 const STACK: usize = 4;
 
 /// Bytes of a panel per block of 32 columns.
-const fn block_bytes<S: Simd, Q: Quantised>() -> usize {
-    S::ROWS * (32 + 4 * Known::<S, Q>::FORM.factors())
+const fn block_bytes<S: Simd, Q: Quantised, const LEVEL: usize>() -> usize {
+    S::ROWS * (weight_bytes(LEVEL) + 4 * Known::<S, Q>::FORM.factors())
 }
 
 /// Unpacks the rows `row(0..panels · ROWS)` into `stack`.
 #[inline(always)]
-fn unpack<'a, S: Simd, Q: Quantised>(
+fn unpack<'a, S: Simd, Q: Quantised, const LEVEL: usize>(
     simd: S,
     panels: usize,
     row: impl Fn(usize) -> &'a [Q],
     stack: &mut [u8],
 ) {
-    let stride = block_bytes::<S, Q>();
+    let stride = block_bytes::<S, Q, LEVEL>();
     let per_class = stack.len() / stride / 4 / panels;
     let mut rows = Eight::zeros();
     for first in (0..panels * S::ROWS).step_by(8) {
@@ -174,7 +208,7 @@ fn unpack<'a, S: Simd, Q: Quantised>(
                 }
             }
             let start = four!(class => ((class * panels + panel) * per_class + g) * stride);
-            rows.store::<S, Q>(simd, set, start, stack);
+            rows.store::<S, Q, LEVEL>(simd, set, start, stack);
         }
     }
 }
@@ -241,11 +275,22 @@ impl Eight {
 
     /// Stores rows `set..set + 8` of the four blocks of a panel that start at `start` in `stack`.
     #[inline(always)]
-    fn store<S: Simd, Q: Quantised>(&self, simd: S, set: usize, start: [usize; 4], stack: &mut [u8]) {
+    fn store<S: Simd, Q: Quantised, const LEVEL: usize>(
+        &self,
+        simd: S,
+        set: usize,
+        start: [usize; 4],
+        stack: &mut [u8],
+    ) {
         let factors = Known::<S, Q>::FORM.factors();
         for (q, start) in self.q.iter().zip(start) {
-            let weights = &mut stack[start..][..32 * S::ROWS];
-            for (k, column) in simd.b_transpose(q.each_ref()).into_iter().enumerate() {
+            let weights = &mut stack[start..][..weight_bytes(LEVEL) * S::ROWS];
+            let columns = simd.b_transpose(q.each_ref());
+            if LEVEL == PAIRS {
+                simd.p_store_pairs(columns, set, weights);
+                continue;
+            }
+            for (k, column) in columns.into_iter().enumerate() {
                 simd.b_store(
                     column,
                     weights[4 * (k * S::ROWS + set)..].first_chunk_mut().expect("eight rows"),
@@ -257,7 +302,7 @@ impl Eight {
             for (i, column) in simd.b_transpose(rows.each_ref()).into_iter().enumerate() {
                 let factor = 2 * pair + i / 4;
                 if factor < factors {
-                    let at = start[i % 4] + 4 * ((8 + factor) * S::ROWS + set);
+                    let at = start[i % 4] + (weight_bytes(LEVEL) + 4 * factor) * S::ROWS + 4 * set;
                     simd.b_store(column, stack[at..].first_chunk_mut().expect("eight rows"));
                 }
             }
@@ -295,7 +340,8 @@ impl<S: Simd, Q: Quantised> Known<S, Q> {
     };
     /// [`WORDS`] or the level of [`Panel::p_dots`](crate::isa::Panel::p_dots).
     const LEVEL: usize = {
-        let Form { bias, max, scales, shared, .. } = Self::FORM;
+        let Form { bias, max, scales, mins, shared } = Self::FORM;
+        assert!(mins == 0 || bias == 0 && max <= S::NARROW_MAX);
         // Less the bias: half a block of as many values, or a quarter with two scales.
         let most = if max as i32 - bias > bias { max as i32 - bias } else { bias };
         let level = match S::LEVELS {
@@ -305,235 +351,35 @@ impl<S: Simd, Q: Quantised> Known<S, Q> {
         assert!(level == WORDS || !shared);
         level
     };
-    /// Words per block and token that the kinds of formats need besides the activations: the scaled sums of
-    /// activations to multiply with mins, or what the integer sums start with. None needs both.
-    const AUX: usize = {
-        let Form { bias, max, scales, mins, .. } = Self::FORM;
-        assert!(mins == 0 || bias == 0 && max <= S::NARROW_MAX);
-        if mins > 0 { mins } else { scales }
-    };
 }
 
 /// In the place of a level: sums of 16 bits as [`Panel::p_words`](crate::isa::Panel::p_words) computes them. They start
 /// with what makes up for the bias, so that they need only hold what the true weights give.
 const WORDS: usize = 16;
 
-/// Runs the tile in the form that fits the number of tokens and the format.
-#[inline(always)]
-fn multiply<S: Simd, Q: Quantised>(simd: S, tile: Tile, tokens: usize) {
-    match tokens {
-        1 => with_tokens::<S, Q, 1>(simd, tile),
-        2 => with_tokens::<S, Q, 2>(simd, tile),
-        3 => with_tokens::<S, Q, 3>(simd, tile),
-        4 => with_tokens::<S, Q, 4>(simd, tile),
-        5 => with_tokens::<S, Q, 5>(simd, tile),
-        6 => with_tokens::<S, Q, 6>(simd, tile),
-        7 => with_tokens::<S, Q, 7>(simd, tile),
-        8 => with_tokens::<S, Q, 8>(simd, tile),
-        _ => unreachable!("a tile has 1 to {} tokens", S::TOKENS),
+/// In the place of level 0: products of pairs as [`Panel::p_pairs`](crate::isa::Panel::p_pairs) computes them. Weights and
+/// activations are laid out as it reads them.
+const PAIRS: usize = 32;
+
+/// Bytes of a panel per row and block, without factors.
+const fn weight_bytes(level: usize) -> usize {
+    if level == PAIRS { 2 * 32 + 4 } else { 32 }
+}
+
+/// Words of the activations per block and token.
+const fn act_words(level: usize) -> usize {
+    if level == PAIRS { PAIR_WORDS } else { ACT_WORDS }
+}
+
+/// Words per block and token that are needed besides the activations: the scaled sums of activations to multiply with
+/// mins, or what the integer sums start with. No format needs both.
+const fn aux_words(level: usize, scales: usize, mins: usize) -> usize {
+    match (level, mins) {
+        (PAIRS, _) => 0,
+        (_, 0) => scales,
+        _ => mins,
     }
 }
 
-#[inline(always)]
-fn with_tokens<S: Simd, Q: Quantised, const T: usize>(simd: S, tile: Tile) {
-    match const { T <= S::TOKENS } {
-        true => with_level::<S, Q, T>(simd, tile),
-        false => unreachable!("a tile has 1 to {} tokens", S::TOKENS),
-    }
-}
-
-#[inline(always)]
-fn with_level<S: Simd, Q: Quantised, const T: usize>(simd: S, tile: Tile) {
-    match Known::<S, Q>::LEVEL {
-        0 => with_kind::<S, Q, T, 0>(simd, tile),
-        1 => with_kind::<S, Q, T, 1>(simd, tile),
-        2 => with_kind::<S, Q, T, 2>(simd, tile),
-        4 => with_kind::<S, Q, T, 4>(simd, tile),
-        WORDS => with_kind::<S, Q, T, WORDS>(simd, tile),
-        _ => with_kind::<S, Q, T, 8>(simd, tile),
-    }
-}
-
-/// Calls a function of its own for each kind, which formats share.
-#[inline(always)]
-fn with_kind<S: Simd, Q: Quantised, const T: usize, const LEVEL: usize>(simd: S, tile: Tile) {
-    match Known::<S, Q>::FORM {
-        Form { scales: 1, mins: 0, .. } => simd.run(TileOp::<T, LEVEL, 1, 0, false>(tile)),
-        Form { scales: 1, mins: 1, .. } => simd.run(TileOp::<T, LEVEL, 1, 1, false>(tile)),
-        Form { scales: 1, .. } => simd.run(TileOp::<T, LEVEL, 1, 2, false>(tile)),
-        Form { shared: false, .. } => simd.run(TileOp::<T, LEVEL, 2, 0, false>(tile)),
-        Form { mins: 0, .. } => simd.run(TileOp::<T, LEVEL, 2, 0, true>(tile)),
-        _ => simd.run(TileOp::<T, LEVEL, 2, 2, true>(tile)),
-    }
-}
-
-/// One class of a panel and of the activations of T tokens.
-struct Tile<'a> {
-    class: usize,
-    /// One class of a panel.
-    weights: &'a [u8],
-    /// `[blocks][ACT_WORDS][T]`
-    acts: &'a [i32],
-    /// What the next tile has in the place of `acts`; behind the last those themselves.
-    next: &'a [i32],
-    /// `[blocks][MINS or else SCALES][T]`: scaled sums of activations, or what the integer sums start with.
-    aux: &'a [i32],
-    /// `[2][T][ROWS]`: the sum of the first two classes, which becomes the result, and of the other two.
-    sums: &'a mut [f32],
-}
-
-struct TileOp<
-    'a,
-    const T: usize,
-    const LEVEL: usize,
-    const SCALES: usize,
-    const MINS: usize,
-    const SHARED: bool,
->(Tile<'a>);
-
-impl<const T: usize, const LEVEL: usize, const SCALES: usize, const MINS: usize, const SHARED: bool> Op
-    for TileOp<'_, T, LEVEL, SCALES, MINS, SHARED>
-{
-    type Output = ();
-
-    #[inline(always)]
-    fn call<S: Simd>(self, simd: S) {
-        let Tile { class, weights, acts, next, aux, sums } = self.0;
-        let stride = S::ROWS * (32 + 4 * (SCALES + SHARED as usize + MINS));
-        let aux_stride = T * if MINS > 0 { MINS } else { SCALES };
-        let blocks = weights.len() / stride;
-        assert!(acts.len() == blocks * ACT_WORDS * T && aux.len() == blocks * aux_stride);
-        assert_eq!(sums.len(), 2 * T * S::ROWS);
-        let mut weights = weights.as_ptr();
-        let mut acts = acts.as_ptr();
-        let mut aux = aux.as_ptr();
-        let mut acc = [simd.pf_splat(0.0); T];
-        let (near, next) = (blocks.saturating_sub(PREFETCH), next.as_ptr());
-        for i in 0..blocks {
-            // SAFETY: the pointers walk over `blocks` blocks of the sizes asserted above; a panel starts at 64
-            // bytes and its steps are multiples of that.
-            unsafe {
-                let ahead = if i < near {
-                    acts.wrapping_add(PREFETCH * ACT_WORDS * T)
-                } else {
-                    next.wrapping_add((i - near) * ACT_WORDS * T)
-                };
-                for line in 0..(ACT_WORDS * T).div_ceil(16) {
-                    simd.prefetch(ahead.wrapping_add(16 * line));
-                }
-                acc = block::<S, T, LEVEL, SCALES, MINS, SHARED>(simd, acc, weights, acts, aux);
-                weights = weights.add(stride);
-                acts = acts.add(ACT_WORDS * T);
-                aux = aux.add(aux_stride);
-            }
-        }
-        for (t, acc) in acc.into_iter().enumerate() {
-            // SAFETY: both are `ROWS` values within `sums`, whose length was asserted above.
-            unsafe {
-                let first = sums.as_mut_ptr().add(t * S::ROWS);
-                let second = sums.as_mut_ptr().add((T + t) * S::ROWS);
-                match class {
-                    0 => simd.pf_store(acc, first),
-                    1 => simd.pf_store(simd.pf_add(simd.pf_load(first), acc), first),
-                    2 => simd.pf_store(acc, second),
-                    _ => {
-                        let upper = simd.pf_add(simd.pf_load(second), acc);
-                        simd.pf_store(simd.pf_add(simd.pf_load(first), upper), first);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Blocks that activations are asked for ahead of their use.
-const PREFETCH: usize = 12;
-
-/// Adds the products of one block of 32 columns to the chains.
-///
-/// # Safety
-/// `weights` points to a block of a panel, aligned to 64 bytes, `acts` to `[ACT_WORDS][T]` and `aux` to
-/// `[MINS or else SCALES][T]` words.
-#[inline(always)]
-unsafe fn block<
-    S: Simd,
-    const T: usize,
-    const LEVEL: usize,
-    const SCALES: usize,
-    const MINS: usize,
-    const SHARED: bool,
->(
-    simd: S,
-    mut acc: [S::PF; T],
-    weights: *const u8,
-    acts: *const i32,
-    aux: *const i32,
-) -> [S::PF; T] {
-    // SAFETY: all reads are within the blocks that the caller gives.
-    unsafe {
-        let factors = weights.add(S::ROWS * 32);
-        let factor = |i: usize| simd.pf_load(factors.add(S::ROWS * 4 * i).cast());
-        let zero = [simd.p_splat(0); T];
-        let (sum, d) = if SHARED {
-            let [first, second] = two!(h => Some(factors.add(S::ROWS * 4 * h).cast()));
-            let sum = part::<S, T, LEVEL, SCALES, MINS>(simd, zero, 0, weights, acts, aux, first);
-            (part::<S, T, LEVEL, SCALES, MINS>(simd, sum, 1, weights, acts, aux, second), factor(2))
-        } else {
-            (part::<S, T, LEVEL, SCALES, MINS>(simd, zero, 0, weights, acts, aux, None), factor(0))
-        };
-        let mut value = [d; T];
-        for t in 0..T {
-            value[t] = simd.pf_mul(simd.p_float(sum[t]), d);
-        }
-        if SCALES == 2 && !SHARED {
-            let sum = part::<S, T, LEVEL, SCALES, MINS>(simd, zero, 1, weights, acts, aux, None);
-            let d = factor(1);
-            for t in 0..T {
-                value[t] = simd.pf_fma(simd.p_float(sum[t]), d, value[t]);
-            }
-        }
-        let scale = acts.add(8 * T).cast::<f32>();
-        for t in 0..T {
-            acc[t] = simd.pf_fma(value[t], simd.pf_splat(scale.add(t).read()), acc[t]);
-        }
-        for i in 0..MINS {
-            let (m, sums) = (factor(SCALES + SHARED as usize + i), aux.add(i * T).cast::<f32>());
-            for t in 0..T {
-                acc[t] = simd.pf_fma(m, simd.pf_splat(sums.add(t).read()), acc[t]);
-            }
-        }
-        acc
-    }
-}
-
-/// `acc` and the integer sums of part `h` of a block: all of it, or one half with two scales; multiplied with `scales`, if
-/// there are any.
-///
-/// # Safety
-/// As for [`block`].
-#[inline(always)]
-unsafe fn part<S: Simd, const T: usize, const LEVEL: usize, const SCALES: usize, const MINS: usize>(
-    simd: S,
-    acc: [S::P; T],
-    h: usize,
-    weights: *const u8,
-    acts: *const i32,
-    aux: *const i32,
-    scales: Option<*const i32>,
-) -> [S::P; T] {
-    // SAFETY: part `h` lies within the blocks that the caller gives.
-    unsafe {
-        let mut start = [0; T];
-        if MINS == 0 {
-            for t in 0..T {
-                start[t] = aux.add(h * T + t).read();
-            }
-        }
-        let (weights, acts, steps) = (weights.add(h * 16 * S::ROWS), acts.add(h * 4 * T), 8 / SCALES);
-        if LEVEL == WORDS {
-            simd.p_words(acc, start, weights, acts, steps, scales)
-        } else {
-            simd.p_dots::<T, LEVEL>(start.map(|start| simd.p_splat(start)), weights, acts, steps)
-        }
-    }
-}
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests;

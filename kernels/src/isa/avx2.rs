@@ -1,7 +1,7 @@
 //! AVX2 and AVX-VNNI: 256-bit vectors.
 use super::simd::WIDE_OFFSET;
-use super::x86::{Avx2, AvxVnni, f16_ptr, op, part_len};
-use super::{Dots, Floats, Levels, Panel, four, two};
+use super::x86::{Avx2, AvxVnni, f16_ptr, has_one_multiplier, op, part_len};
+use super::{Bytes, Dots, Floats, Levels, Panel, eight, four, two};
 use half::f16;
 use std::arch::x86_64::*;
 
@@ -324,8 +324,8 @@ macro_rules! impl_panel_floats {
 /// Does nothing, but in its turn: else the compiler takes token after token, and all weights go through the stack.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn words_in_turn(words: &mut [__m256i; 2]) {
-    let [a, b] = words;
+fn sums_in_turn(sums: &mut [__m256i; 2]) {
+    let [a, b] = sums;
     // SAFETY: no instruction at all.
     unsafe {
         core::arch::asm!(
@@ -349,9 +349,49 @@ unsafe fn add_words<const T: usize>(words: &mut [[__m256i; 2]; T], w: *const u8,
         for (t, words) in words.iter_mut().enumerate() {
             let a = _mm256_set1_epi32(*a.add(k * T + t));
             *words = two!(i => _mm256_add_epi16(words[i], _mm256_maddubs_epi16(w[i], a)));
-            words_in_turn(words);
+            sums_in_turn(words);
         }
     }
+}
+
+/// Adds the products of step `k` of [`Panel::p_pairs`].
+///
+/// # Safety
+/// AVX2 is there, and `w` and `a` are as for [`Panel::p_pairs`].
+#[inline(always)]
+unsafe fn add_pairs<const T: usize>(acc: &mut [[__m256i; 2]; T], w: *const __m256i, a: *const i32, k: usize) {
+    op! {
+        for (t, acc) in acc.iter_mut().enumerate() {
+            let to_even = _mm256_set1_epi32(*a.add(2 * k * T + t));
+            let to_odd = _mm256_set1_epi32(*a.add((2 * k + 1) * T + t));
+            let w = forgotten(w).add(4 * k);
+            let mut products: [__m256i; 2] = two!(i => {
+                let even = _mm256_add_epi16(to_even, _mm256_load_si256(w.add(i)));
+                let odd = _mm256_add_epi16(to_odd, _mm256_load_si256(w.add(2 + i)));
+                _mm256_madd_epi16(even, odd)
+            });
+            sums_in_turn(&mut products);
+            *acc = two!(i => _mm256_add_epi32(acc[i], products[i]));
+            sums_in_turn(acc);
+        }
+    }
+}
+
+/// `w`, of which the compiler no longer knows what it has read there: an addition that reads its operand from memory
+/// takes no more time than one of registers, while a read of its own does.
+#[inline(always)]
+fn forgotten<T>(mut w: *const T) -> *const T {
+    // SAFETY: no instruction at all.
+    unsafe {
+        core::arch::asm!("/* {0} */", inout(reg) w, options(readonly, nostack, preserves_flags));
+    }
+    w
+}
+
+/// The dwords of eight rows from `first` on.
+#[inline(always)]
+fn eight_rows(out: &mut [u8], first: usize) -> &mut [u8; 32] {
+    out[4 * first..].first_chunk_mut().expect("eight rows")
 }
 
 impl Panel for Avx2 {
@@ -410,6 +450,42 @@ impl Panel for Avx2 {
             for (acc, words) in acc.iter_mut().zip(words) {
                 *acc = two!(i => _mm256_add_epi32(acc[i], _mm256_madd_epi16(words[i], scales[i])));
             }
+            acc
+        }
+    }
+
+    #[inline(always)]
+    fn prefers_pairs(self) -> bool {
+        has_one_multiplier()
+    }
+
+    #[inline(always)]
+    fn p_store_pairs(self, columns: [__m256i; 8], set: usize, out: &mut [u8]) {
+        op! {
+            let mut less = _mm256_setzero_si256();
+            for (k, column) in columns.into_iter().enumerate() {
+                let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(column));
+                let odd = _mm256_srai_epi16::<8>(column);
+                less = _mm256_sub_epi32(less, _mm256_madd_epi16(even, odd));
+                self.b_store(even, eight_rows(out, 2 * k * Self::ROWS + set));
+                self.b_store(odd, eight_rows(out, (2 * k + 1) * Self::ROWS + set));
+            }
+            self.b_store(less, eight_rows(out, 16 * Self::ROWS + set));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn p_pairs<const T: usize>(self, w: *const u8, a: *const i32) -> [Self::P; T] {
+        op! {
+            let w = w.cast::<__m256i>();
+            let less: [__m256i; 2] = two!(i => _mm256_load_si256(w.add(32 + i)));
+            let mut acc = [less; T];
+            for (t, acc) in acc.iter_mut().enumerate() {
+                let less = _mm256_set1_epi32(*a.add(16 * T + t));
+                *acc = two!(i => _mm256_add_epi32(acc[i], less));
+            }
+            // A loop of eight is not unrolled.
+            eight!(k => add_pairs(&mut acc, w, a, k));
             acc
         }
     }

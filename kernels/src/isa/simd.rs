@@ -267,6 +267,28 @@ pub trait Panel: Dots {
     ) -> [Self::P; T] {
         unreachable!("{:?} has no sums of 16 bits", Self::LEVELS)
     }
+    /// Whether [`Panel::p_pairs`] takes less time than [`Panel::p_dots`] at level 0. Only where [`Panel::LEVELS`] is
+    /// [`Levels::In16`].
+    #[inline(always)]
+    fn prefers_pairs(self) -> bool {
+        false
+    }
+    /// Stores eight rows of 32 signed weights, whose `columns` hold four values of k for each row, as
+    /// [`Panel::p_pairs`] reads them: as rows `set..set + 8` of `out`, which is `[17][ROWS]` dwords.
+    fn p_store_pairs(self, _columns: [Self::B; 8], _set: usize, _out: &mut [u8]) {
+        unreachable!("{:?} has no products of pairs", Self::LEVELS)
+    }
+    /// Σ weight · activation over 32 values, exactly, with half the multiplications, as S. Winograd found ("A New
+    /// Algorithm for Inner Product", 1968): w₀·a₀ + w₁·a₁ = (w₀ + a₁) · (w₁ + a₀) − w₀·w₁ − a₀·a₁, where what is
+    /// subtracted is known of a row and of a token.
+    ///
+    /// # Safety
+    /// `w` points to `[8][2][ROWS]` dwords, of four weights w the words w₀ and w₂, then w₁ and w₃; then to `[ROWS]` dwords
+    /// −Σ w₀·w₁ + w₂·w₃; aligned to 32 bytes. `a` points to `[8][2][T]` dwords, of four activations a first a₁ and a₃, then
+    /// a₀ and a₂; then to `[T]` dwords −Σ a₀·a₁ + a₂·a₃. All are from −128 to 127.
+    unsafe fn p_pairs<const T: usize>(self, _w: *const u8, _a: *const i32) -> [Self::P; T] {
+        unreachable!("{:?} has no products of pairs", Self::LEVELS)
+    }
     /// Asks for the cache line at `address` to be read soon; any address will do.
     #[inline(always)]
     fn prefetch<T>(self, _address: *const T) {}

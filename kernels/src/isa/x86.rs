@@ -2,6 +2,7 @@
 use super::{Bytes, Isa, Op, Simd, four};
 use half::f16;
 use std::arch::x86_64::*;
+use std::sync::LazyLock;
 
 /// Wraps instructions of a token's own set.
 macro_rules! op {
@@ -260,6 +261,23 @@ impl_bytes! {
     Avx2: select_bits;
     AvxVnni: select_bits;
     Avx512Vnni: mask_bits;
+}
+
+/// Whether this processor has AVX2 and starts only one multiplication of integer vectors a cycle, where others start two:
+/// Haswell, Broadwell, Zen (also as Hygon's) and Zen 2, by their `vpmaddwd` in <https://uops.info/table.html>.
+pub(super) fn has_one_multiplier() -> bool {
+    static KNOWN: LazyLock<bool> = LazyLock::new(|| {
+        // Family, model and their extensions: Intel's manual, volume 2, CPUID, leaf 1.
+        let signature = __cpuid(1).eax;
+        let family = (signature >> 8 & 15) + (signature >> 20 & 255);
+        let model = signature >> 4 & 15 | signature >> 12 & 0xf0;
+        match family {
+            6 => matches!(model, 0x3c | 0x3d | 0x3f | 0x45 | 0x46 | 0x47 | 0x4f | 0x56),
+            0x17 | 0x18 => true,
+            _ => false,
+        }
+    });
+    *KNOWN
 }
 
 /// How many of up to 16 values of a slice there are.
