@@ -455,6 +455,11 @@ impl Panel for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch<T>(self, address: *const T) {
+        op!(_mm_prefetch::<_MM_HINT_T0>(address.cast()))
+    }
+
+    #[inline(always)]
     fn prefers_pairs(self) -> bool {
         has_one_multiplier()
     }
