@@ -1,7 +1,8 @@
 //! AVX512-VNNI: 512-bit vectors.
 use super::avx2::{halves, impl_i4, load_acts, max8, sum8};
 use super::x86::{Avx512Vnni, f16_ptr, op, part_len};
-use super::{Dots, Floats, Levels, Panel, four};
+use super::{Dots, Floats, Levels, Panel, Words, four};
+use crate::ahead::{READ, prefetch_line};
 use half::f16;
 use std::arch::x86_64::*;
 
@@ -130,6 +131,35 @@ impl Floats for Avx512Vnni {
     }
 }
 
+impl Words for Avx512Vnni {
+    type W = __m512i;
+    type I = __m512i;
+
+    #[inline(always)]
+    fn w_pairs(self, a: &[i8; 16], b: &[i8; 16]) -> __m512i {
+        op! {
+            let (a, b) = (_mm_loadu_si128(a.as_ptr().cast()), _mm_loadu_si128(b.as_ptr().cast()));
+            _mm512_cvtepi8_epi16(_mm256_set_m128i(_mm_unpackhi_epi8(a, b), _mm_unpacklo_epi8(a, b)))
+        }
+    }
+    #[inline(always)]
+    fn i_zero(self) -> __m512i {
+        op!(_mm512_setzero_si512())
+    }
+    #[inline(always)]
+    fn w_dot(self, acc: __m512i, w: __m512i, x: i32) -> __m512i {
+        op!(_mm512_dpwssd_epi32(acc, w, _mm512_set1_epi32(x)))
+    }
+    #[inline(always)]
+    fn i_float(self, a: __m512i) -> __m512 {
+        op!(_mm512_cvtepi32_ps(a))
+    }
+    #[inline(always)]
+    fn store_i16(self, v: __m512, out: &mut [i16; 16]) {
+        op!(_mm256_storeu_si256(out.as_mut_ptr().cast(), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(v))))
+    }
+}
+
 impl Dots for Avx512Vnni {
     impl_i4! {}
     const NARROW_MAX: u8 = 255;
@@ -170,7 +200,7 @@ impl Panel for Avx512Vnni {
     }
     #[inline(always)]
     fn prefetch<T>(self, address: *const T) {
-        op!(_mm_prefetch::<_MM_HINT_T0>(address.cast()))
+        prefetch_line::<READ>(address.cast())
     }
     #[inline(always)]
     fn p_splat(self, x: i32) -> Self::P {

@@ -2,6 +2,7 @@ use super::*;
 use crate::acts::Source;
 use crate::format::{TensorType, blocks, random_row};
 use crate::team::{SharedMut, Team};
+use crate::testing::Random;
 
 /// A product with tiles of a given level in place of the one that the processor prefers.
 struct WithLevel<'a, Q, const LEVEL: usize>(Panels<'a, Q>);
@@ -38,21 +39,17 @@ fn product<Q: Quantised, const LEVEL: usize>(w: &Matrix, acts: &Acts) -> Vec<u32
 
 /// Processors prefer one of the two: the tests of `linear` see that one alone.
 fn pairs_equal_level_0<Q: Quantised>() {
-    let mut state = 7u64;
-    let mut rng = || {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        state ^ state >> 33
-    };
+    let mut random = Random::new(7);
     for (rows, units, n) in [(1, 1, 1), (16, 4, 4), (70, 9, 7), (37, 16, 10), (130, 8, 3)] {
         let cols = units * Q::BLOCK_LEN;
         let mut bytes = vec![0; rows * Q::TYPE.row_bytes(cols).unwrap()];
-        random_row(Q::TYPE, &mut rng, 1.0, &mut bytes);
-        // The largest sums: in the first row quants of −128 (or what index 0 stands for), each activation ±127.
+        random_row(Q::TYPE, &mut || random.bits(), 1.0, &mut bytes);
+        // The largest sums of Q8_0: quants of −128 in the first row, activations of ±127 in the first token.
         if Q::TYPE == TensorType::Q8_0 {
             bytes[..cols / 32 * 34].chunks_exact_mut(34).for_each(|block| block[2..].fill(0x80));
         }
         let x: Vec<f32> = (0..n * cols)
-            .map(|i| if i < cols { [1.0, -1.0][i % 5 / 4] } else { (rng() >> 40) as f32 / 8e6 - 1.0 })
+            .map(|i| if i < cols { [1.0, -1.0][i % 5 / 4] } else { 2.0 * random.unit() as f32 - 1.0 })
             .collect();
         let w = Matrix::new(Q::TYPE, rows, cols, &bytes).unwrap();
         let team = Team::new(1, Isa::Avx2).unwrap();
