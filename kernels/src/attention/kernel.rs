@@ -1,14 +1,14 @@
 //! The inner loops of attention: R rows (queries) against one block of 64 positions.
 //!
-//! Every result is one chain of fused multiply-adds in a fixed order (scores: ascending dimension; weighted values:
-//! ascending position), so tile sizes are free to follow the registers of an instruction set without touching bits.
+//! A result is a chain in a fixed order, or an exact sum, so tile sizes are free to follow the registers of an
+//! instruction set without touching bits.
 //!
 //! Registers are arrays of constant size that are indexed by counted loops, without iterators or closures: those
 //! keep the compiler from inlining the instructions or from holding the array in registers.
 #![allow(clippy::needless_range_loop)]
 use crate::ahead::{READ_L2, prefetch_line};
 use crate::isa::Simd;
-use crate::kv::{BLOCK, Cell, Elem, SCALED};
+use crate::kv::{BLOCK, Cell, Elem};
 use crate::math;
 use std::ops::Range;
 
@@ -17,11 +17,41 @@ use std::ops::Range;
 pub(super) const MAX_ROWS: usize = 6;
 
 /// Vectors of 16 positions in a block.
-const VECTORS: usize = BLOCK / 16;
+pub(super) const VECTORS: usize = BLOCK / 16;
 
 /// Rows the inner loops take at once on `S`.
 pub(super) const fn rows_at_once<S: Simd>() -> usize {
     if S::ACCUMULATORS < MAX_ROWS { S::ACCUMULATORS } else { MAX_ROWS }
+}
+
+/// How the numbers of a cache are multiplied with queries and with the weights of positions.
+pub(super) trait Products: Elem {
+    /// Values that a packed query takes.
+    fn packed_len(dim: usize) -> usize;
+
+    /// Packs a query, times `scale`, as number `r` of `count`.
+    fn pack<S: Simd>(s: S, q: &[f32], scale: f32, r: usize, count: usize, packed: &mut [f32]);
+
+    /// Scores of R packed queries with V vectors of positions from vector `first` on, into `p`, which is 0:
+    /// `p[r][j] = Σ_d q[d][r] · k[d][j]`.
+    fn scores<S: Simd, const R: usize, const V: usize>(
+        block: &Block<'_, Self>,
+        s: S,
+        q: &[f32],
+        first: usize,
+        p: &mut [[f32; BLOCK]; R],
+    );
+
+    /// Shrinks the accumulators `acc`, `[R][v_stride]`, and adds the values of `positions` with the weights `p`, which
+    /// are 0 where a row does not see a position.
+    fn weigh<S: Simd, const R: usize>(
+        block: &Block<'_, Self>,
+        s: S,
+        p: &[[f32; BLOCK]; R],
+        shrink: &[f32; 16],
+        positions: Range<usize>,
+        acc: &mut [f32],
+    );
 }
 
 /// The running softmax of R rows.
@@ -43,20 +73,19 @@ pub(super) struct Block<'a, E> {
     pub soft_cap: Option<f32>,
 }
 
-impl<'a, E: Elem> Block<'a, E> {
-    /// Adds the block to the running softmax. `q` is `[dim][R]`, scaled; row r sees the positions `seen[r]`.
+impl<E: Products> Block<'_, E> {
+    /// Adds the block to the running softmax. `q` are packed queries; row r sees the positions `seen[r]`.
     #[inline(always)]
     pub fn attend<S: Simd, const R: usize>(&self, s: S, q: &[f32], seen: &[Range<usize>; R], rows: Rows<'_>) {
         let mut p = [[0f32; BLOCK]; R];
-        let q = q.as_chunks::<R>().0;
         if const { S::ACCUMULATORS / R >= 4 } {
-            self.scores::<S, R, 4>(s, q, 0, &mut p);
+            E::scores::<S, R, 4>(self, s, q, 0, &mut p);
         } else if const { S::ACCUMULATORS / R >= 2 } {
-            self.scores::<S, R, 2>(s, q, 0, &mut p);
-            self.scores::<S, R, 2>(s, q, 2, &mut p);
+            E::scores::<S, R, 2>(self, s, q, 0, &mut p);
+            E::scores::<S, R, 2>(self, s, q, 2, &mut p);
         } else {
             for vector in 0..VECTORS {
-                self.scores::<S, R, 1>(s, q, vector, &mut p);
+                E::scores::<S, R, 1>(self, s, q, vector, &mut p);
             }
         }
 
@@ -84,23 +113,7 @@ impl<'a, E: Elem> Block<'a, E> {
         // Positions that no row sees are left out; those that some rows do not see have weight 0 there.
         let first = seen.iter().map(|seen| seen.start).min().unwrap_or(0);
         let last = seen.iter().map(|seen| seen.end).max().unwrap_or(0).min(BLOCK);
-        let columns = self.v_stride / 16;
-        let mut column = 0;
-        if const { S::ACCUMULATORS / R >= 4 } {
-            while column + 4 <= columns {
-                self.weigh::<S, R, 4>(s, &p, &shrink, first..last, column, rows.acc);
-                column += 4;
-            }
-        } else if const { S::ACCUMULATORS / R >= 2 } {
-            while column + 2 <= columns {
-                self.weigh::<S, R, 2>(s, &p, &shrink, first..last, column, rows.acc);
-                column += 2;
-            }
-        }
-        while column < columns {
-            self.weigh::<S, R, 1>(s, &p, &shrink, first..last, column, rows.acc);
-            column += 1;
-        }
+        E::weigh(self, s, &p, &shrink, first..last, rows.acc);
     }
 
     /// Caps the scores of a row, makes those it does not see −∞ and returns the largest.
@@ -125,115 +138,11 @@ impl<'a, E: Elem> Block<'a, E> {
         }
         s.max_lane(max)
     }
-
-    /// Shrinks V vectors of the accumulators from `column` on and adds the weighted values of `positions`.
-    #[inline(always)]
-    fn weigh<S: Simd, const R: usize, const V: usize>(
-        &self,
-        s: S,
-        p: &[[f32; BLOCK]; R],
-        shrink: &[f32; 16],
-        positions: Range<usize>,
-        column: usize,
-        acc: &mut [f32],
-    ) {
-        let columns = self.v_stride / 16;
-        let acc: &mut [[f32; 16]] = acc.as_chunks_mut().0;
-        let (values, ahead) = (self.cell.v.as_chunks::<16>().0, self.ahead.v.as_chunks::<16>().0);
-        // Weights times the scales of the one or two groups that these columns belong to.
-        let mut scaled = [[[0f32; BLOCK]; R]; 2];
-        if E::SCALES {
-            let scales = self.cell.v_scales.as_chunks::<16>().0.as_chunks::<VECTORS>().0;
-            for (g, scales) in scales[column / 2..(column + V).div_ceil(2)].iter().enumerate() {
-                for r in 0..R {
-                    let (p, scaled) = (p[r].as_chunks::<16>().0, scaled[g][r].as_chunks_mut::<16>().0);
-                    for i in 0..VECTORS {
-                        s.store(s.mul(s.load(&p[i]), s.load_f16(&scales[i])), &mut scaled[i]);
-                    }
-                }
-            }
-        }
-        let mut sums = [[s.splat(0.0); V]; R];
-        for r in 0..R {
-            for i in 0..V {
-                sums[r][i] = s.mul(s.load(&acc[r * columns + column + i]), s.splat(shrink[r]));
-            }
-        }
-        for j in positions {
-            let at = j * columns + column..j * columns + column + V;
-            prefetch::<E, V>(&ahead[at.clone()]);
-            let v = load::<S, E, V>(s, &values[at]);
-            for r in 0..R {
-                let weights = match E::SCALES {
-                    true => [s.splat(scaled[0][r][j]), s.splat(scaled[1][r][j])],
-                    false => [s.splat(p[r][j]); 2],
-                };
-                for i in 0..V {
-                    sums[r][i] = s.fma(weights[i / 2], v[i], sums[r][i]);
-                }
-            }
-        }
-        for r in 0..R {
-            for i in 0..V {
-                s.store(sums[r][i], &mut acc[r * columns + column + i]);
-            }
-        }
-    }
-
-    /// Scores of R rows with V vectors of positions from vector `first` on: `p[r][j] = Σ_d q[d][r] · k[d][j]`.
-    #[inline(always)]
-    fn scores<S: Simd, const R: usize, const V: usize>(
-        &self,
-        s: S,
-        q: &[[f32; R]],
-        first: usize,
-        p: &mut [[f32; BLOCK]; R],
-    ) {
-        let keys = |k: &'a [E]| k.as_chunks::<16>().0.as_chunks::<VECTORS>().0;
-        let (k, ahead) = (keys(self.cell.k), keys(self.ahead.k));
-        // All dimensions, or those that share a scale.
-        let step = if E::SCALES { SCALED } else { k.len().max(1) };
-        for (g, q) in q.chunks(step).enumerate() {
-            let mut sums = [[s.splat(0.0); V]; R];
-            for ((q, k), ahead) in q.iter().zip(&k[g * step..]).zip(&ahead[g * step..]) {
-                prefetch::<E, V>(&ahead[first..first + V]);
-                let k = load::<S, E, V>(s, &k[first..first + V]);
-                for r in 0..R {
-                    let q = s.splat(q[r]);
-                    for i in 0..V {
-                        sums[r][i] = s.fma(q, k[i], sums[r][i]);
-                    }
-                }
-            }
-            let scales = self.cell.k_scales.as_chunks::<16>().0;
-            for r in 0..R {
-                let p: &mut [[f32; 16]] = p[r].as_chunks_mut().0;
-                for i in 0..V {
-                    let p = &mut p[first + i];
-                    let sum = match E::SCALES {
-                        true => s.fma(sums[r][i], s.load_f16(&scales[g * VECTORS + first + i]), s.load(p)),
-                        false => sums[r][i],
-                    };
-                    s.store(sum, p);
-                }
-            }
-        }
-    }
-}
-
-/// V vectors from `x`, `[V][16]`.
-#[inline(always)]
-fn load<S: Simd, E: Elem, const V: usize>(s: S, x: &[[E; 16]]) -> [S::F; V] {
-    let mut vectors = [s.splat(0.0); V];
-    for i in 0..V {
-        vectors[i] = E::load(s, &x[i]);
-    }
-    vectors
 }
 
 /// Asks for the cache lines of V vectors.
 #[inline(always)]
-fn prefetch<E: Elem, const V: usize>(x: &[[E; 16]]) {
+pub(super) fn prefetch<E, const V: usize>(x: &[[E; 16]]) {
     let per_line = 64 / size_of::<[E; 16]>();
     for i in (0..V).step_by(per_line) {
         prefetch_line::<READ_L2>(x[i].as_ptr().cast());

@@ -5,16 +5,19 @@
 //! positions (a *chunk*, at fixed places of the sequence) the result is merged into a running one, so chunks can
 //! also be computed on different threads. What a row computes depends neither on the tile it sits in nor on the
 //! threads: blocks that it does not see leave its state as it is, bit by bit.
+mod floats;
 mod kernel;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod words;
 
 use crate::buffer::Buffer;
 use crate::isa::{Op, Simd};
-use crate::kv::{Elem, KvBlock, KvType};
+use crate::kv::{KvBlock, KvType};
 use crate::team::{SharedMut, Team};
 use half::f16;
+use kernel::Products;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -67,7 +70,7 @@ pub fn attention(team: &Team, args: &AttnArgs<'_>, out: &mut [f32]) {
     }
 }
 
-fn run<E: Elem>(team: &Team, job: Job<'_>, out: &mut [f32]) {
+fn run<E: Products>(team: &Team, job: Job<'_>, out: &mut [f32]) {
     if job.rows() > TILE {
         prefill::<E>(team, &job, out)
     } else {
@@ -76,9 +79,9 @@ fn run<E: Elem>(team: &Team, job: Job<'_>, out: &mut [f32]) {
 }
 
 /// Many rows: the threads take tiles, whole rows at a time.
-fn prefill<E: Elem>(team: &Team, job: &Job<'_>, out: &mut [f32]) {
+fn prefill<E: Products>(team: &Team, job: &Job<'_>, out: &mut [f32]) {
     let (tiles, next, out) = (job.rows().div_ceil(TILE), AtomicUsize::new(0), SharedMut::new(out));
-    let size = job.q_size() + 2 * job.state_size();
+    let size = job.q_size::<E>() + 2 * job.state_size();
     team.run(|worker| {
         let scratch = worker.scratch.get(size);
         team.isa().dispatch_floats(Tiles::<E> {
@@ -102,13 +105,13 @@ struct Tiles<'a, E> {
     of: PhantomData<E>,
 }
 
-impl<E: Elem> Op for Tiles<'_, E> {
+impl<E: Products> Op for Tiles<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
         let Tiles { job, tiles, next, scratch, out, of } = self;
-        let (q, states) = scratch.split_at_mut(job.q_size());
+        let (q, states) = scratch.split_at_mut(job.q_size::<E>());
         let (state, total) = states.split_at_mut(job.state_size());
         loop {
             let unit = next.fetch_add(1, Ordering::Relaxed);
@@ -120,7 +123,7 @@ impl<E: Elem> Op for Tiles<'_, E> {
             let rows = tile * TILE..job.rows().min((tile + 1) * TILE);
             let mut state = job.state(rows.len(), state);
             let mut total = job.state(rows.len(), total);
-            job.pack_queries::<S>(kv_head, rows.clone(), q);
+            job.pack_queries::<S, E>(s, kv_head, rows.clone(), q);
             total.reset();
             for chunk in job.chunks(rows.clone()) {
                 state.reset();
@@ -144,10 +147,10 @@ thread_local! {
 
 /// Few rows, a single tile for each key/value head: the threads share the cells (chunk, kv head), of which each takes
 /// a run. Blocks are walked in the outer loop and heads in the inner one, the order of memory.
-fn decode<E: Elem>(team: &Team, job: &Job<'_>, out: &mut [f32]) {
+fn decode<E: Products>(team: &Team, job: &Job<'_>, out: &mut [f32]) {
     let chunks = job.chunks(0..job.rows());
     let cells = chunks.len() * job.kv_heads;
-    let (state_size, q_size) = (job.state_size(), job.kv_heads * job.q_size());
+    let (state_size, q_size) = (job.state_size(), job.kv_heads * job.q_size::<E>());
     LEADER.with_borrow_mut(|memory| {
         memory.grow((cells + 1) * state_size + q_size);
         let (parts, rest) = memory.split_at_mut(cells * state_size);
@@ -179,7 +182,7 @@ struct Cells<'a, E> {
     of: PhantomData<E>,
 }
 
-impl<E: Elem> Op for Cells<'_, E> {
+impl<E: Products> Op for Cells<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -189,9 +192,9 @@ impl<E: Elem> Op for Cells<'_, E> {
             return;
         }
         let (kv_heads, rows, size) = (job.kv_heads, job.rows(), job.state_size());
-        let q_size = job.q_size();
+        let q_size = job.q_size::<E>();
         for (kv_head, q) in q.chunks_exact_mut(q_size).enumerate() {
-            job.pack_queries::<S>(kv_head, 0..rows, q);
+            job.pack_queries::<S, E>(s, kv_head, 0..rows, q);
         }
         let first_chunk = job.chunks(0..rows).start;
         for chunk in cells.start / kv_heads..cells.end.div_ceil(kv_heads) {

@@ -1,8 +1,8 @@
 //! A tile of rows walking the blocks of a chunk.
 use super::AttnArgs;
-use super::kernel::{Block, MAX_ROWS, Rows, rows_at_once};
+use super::kernel::{Block, MAX_ROWS, Products, Rows, rows_at_once};
 use crate::isa::{Op, Simd};
-use crate::kv::{BLOCK, Elem, KvShape};
+use crate::kv::{BLOCK, KvShape};
 use crate::math;
 use crate::team::SharedMut;
 use std::array::from_fn;
@@ -72,8 +72,8 @@ impl<'a> Job<'a> {
     }
 
     /// Values of packed queries of a tile.
-    pub fn q_size(&self) -> usize {
-        (self.tile_rows() * self.shape.dim).next_multiple_of(16)
+    pub fn q_size<E: Products>(&self) -> usize {
+        (self.tile_rows() * E::packed_len(self.shape.dim)).next_multiple_of(16)
     }
 
     /// Values of the softmax of a tile.
@@ -115,16 +115,21 @@ impl<'a> Job<'a> {
         head * self.shape.dim..(head + 1) * self.shape.dim
     }
 
-    /// Scales the queries of a tile into `[part of the rows][dim][rows of the part]`; see [`part_size`].
-    pub fn pack_queries<S: Simd>(&self, kv_head: usize, rows: Range<usize>, packed: &mut [f32]) {
-        let (dim, size) = (self.shape.dim, part_size::<S>(rows.len()));
-        for (i, packed) in packed[..rows.len() * dim].chunks_mut(size * dim).enumerate() {
-            let count = packed.len() / dim;
+    /// Scales and packs the queries of a tile, part after part of the rows; see [`part_size`].
+    #[inline(always)]
+    pub fn pack_queries<S: Simd, E: Products>(
+        &self,
+        s: S,
+        kv_head: usize,
+        rows: Range<usize>,
+        packed: &mut [f32],
+    ) {
+        let (len, size) = (E::packed_len(self.shape.dim), part_size::<S>(rows.len()));
+        for (i, packed) in packed[..rows.len() * len].chunks_mut(size * len).enumerate() {
+            let count = packed.len() / len;
             for r in 0..count {
                 let q = &self.args.q[self.place(kv_head, rows.start + i * size + r)];
-                for (packed, q) in packed[r..].iter_mut().step_by(count).zip(q) {
-                    *packed = q * self.args.scale;
-                }
+                E::pack(s, q, self.args.scale, r, count, packed);
             }
         }
     }
@@ -205,7 +210,7 @@ pub(super) struct Step<'a, 'b, E> {
     pub of: PhantomData<E>,
 }
 
-impl<E: Elem> Op for Step<'_, '_, E> {
+impl<E: Products> Op for Step<'_, '_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -224,7 +229,8 @@ impl<E: Elem> Op for Step<'_, '_, E> {
             if seen.end <= index * BLOCK || seen.start >= (index + 1) * BLOCK {
                 continue;
             }
-            let q = &q[part.start * job.shape.dim..part.end * job.shape.dim];
+            let len = E::packed_len(job.shape.dim);
+            let q = &q[part.start * len..part.end * len];
             let state = state.rows(part);
             // Arms that an instruction set never takes are not compiled for it.
             match here.len() {

@@ -1,7 +1,8 @@
 //! AVX2 and AVX-VNNI: 256-bit vectors.
 use super::simd::WIDE_OFFSET;
 use super::x86::{Avx2, AvxVnni, f16_ptr, has_one_multiplier, op, part_len};
-use super::{Bytes, Dots, Floats, Levels, Panel, eight, four, two};
+use super::{Bytes, Dots, Floats, Levels, Panel, Words, eight, four, two};
+use crate::ahead::{READ, prefetch_line};
 use half::f16;
 use std::arch::x86_64::*;
 
@@ -171,6 +172,52 @@ macro_rules! impl_floats {
 }
 
 impl_floats! { Avx2 AvxVnni }
+
+macro_rules! impl_words {
+    ($($token:ident)*) => {$(
+        impl Words for $token {
+            type W = [__m256i; 2];
+            type I = [__m256i; 2];
+
+            #[inline(always)]
+            fn w_pairs(self, a: &[i8; 16], b: &[i8; 16]) -> Self::W {
+                op! {
+                    let (a, b) = (_mm_loadu_si128(a.as_ptr().cast()), _mm_loadu_si128(b.as_ptr().cast()));
+                    [
+                        _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b)),
+                        _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(a, b)),
+                    ]
+                }
+            }
+            #[inline(always)]
+            fn i_zero(self) -> Self::I {
+                op!([_mm256_setzero_si256(); 2])
+            }
+            #[inline(always)]
+            fn w_dot(self, acc: Self::I, w: Self::W, x: i32) -> Self::I {
+                op! {
+                    let x = _mm256_set1_epi32(x);
+                    two!(i => _mm256_add_epi32(acc[i], _mm256_madd_epi16(w[i], x)))
+                }
+            }
+            #[inline(always)]
+            fn i_float(self, a: Self::I) -> Self::F {
+                op!([_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])])
+            }
+            #[inline(always)]
+            fn store_i16(self, v: Self::F, out: &mut [i16; 16]) {
+                op! {
+                    let words = _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
+                    // Packing works within 128-bit halves: the middle quarters are swapped back after it.
+                    let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+                    _mm256_storeu_si256(out.as_mut_ptr().cast(), words)
+                }
+            }
+        }
+    )*};
+}
+
+impl_words! { Avx2 AvxVnni }
 
 /// Sum of the lanes: lanes i and i+4, then i+2, i+1.
 #[inline(always)]
@@ -456,7 +503,7 @@ impl Panel for Avx2 {
 
     #[inline(always)]
     fn prefetch<T>(self, address: *const T) {
-        op!(_mm_prefetch::<_MM_HINT_T0>(address.cast()))
+        prefetch_line::<READ>(address.cast())
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 //!
 //! There is no other context to enter, so unlike those of other instruction sets these operations leave inlining to
 //! the compiler.
-use super::{Bytes, Dots, Floats, Isa, Levels, Op, Panel, Simd, two};
+use super::{Bytes, Dots, Floats, Isa, Levels, Op, Panel, Simd, Words, two};
 use bytemuck::cast;
 use half::{bf16, f16};
 use std::array::from_fn;
@@ -167,6 +167,37 @@ impl Floats for Portable {
     fn max_lane(self, a: Self::F) -> f32 {
         let quarters = a[0].fast_max(a[1]).fast_max(a[2].fast_max(a[3]));
         quarters.to_array().into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+}
+
+impl Words for Portable {
+    type W = [i16x8; 4];
+    type I = [i32x4; 4];
+
+    #[inline]
+    fn w_pairs(self, a: &[i8; 16], b: &[i8; 16]) -> Self::W {
+        from_fn(|i| {
+            let word = |j: usize| i16::from([a, b][j % 2][4 * i + j / 2]);
+            i16x8::new(from_fn(word))
+        })
+    }
+    #[inline]
+    fn i_zero(self) -> Self::I {
+        [i32x4::splat(0); 4]
+    }
+    #[inline]
+    fn w_dot(self, acc: Self::I, w: Self::W, x: i32) -> Self::I {
+        let x: i16x8 = cast(i32x4::splat(x));
+        from_fn(|i| acc[i] + w[i].dot(x))
+    }
+    #[inline]
+    fn i_float(self, a: Self::I) -> Self::F {
+        a.map(i32x4::round_float)
+    }
+    #[inline]
+    fn store_i16(self, v: Self::F, out: &mut [i16; 16]) {
+        let words: [i32; 16] = cast(v.map(f32x4::fast_round_int));
+        *out = words.map(|x| x as i16);
     }
 }
 

@@ -3,7 +3,8 @@
 //! Its operations are calls on purpose: inlined and unrolled into every kernel they took most of the time to
 //! compile and half of the code, for an instruction set that is never chosen to be fast.
 use super::simd::WIDE_OFFSET;
-use super::{Bytes, Dots, Floats, Isa, Levels, Op, Panel, Simd};
+use super::{Bytes, Dots, Floats, Isa, Levels, Op, Panel, Simd, Words};
+use bytemuck::cast;
 use half::{bf16, f16};
 use std::array::from_fn;
 
@@ -151,6 +152,34 @@ impl Floats for Scalar {
     #[inline(never)]
     fn max_lane(self, a: Self::F) -> f32 {
         a.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+}
+
+impl Words for Scalar {
+    type W = [[i8; 2]; 16];
+    type I = [i32; 16];
+
+    #[inline(never)]
+    fn w_pairs(self, a: &[i8; 16], b: &[i8; 16]) -> Self::W {
+        zip(*a, *b, |a, b| [a, b])
+    }
+    #[inline(never)]
+    fn i_zero(self) -> Self::I {
+        [0; 16]
+    }
+    #[inline(never)]
+    fn w_dot(self, acc: Self::I, w: Self::W, x: i32) -> Self::I {
+        let [first, second] = cast::<i32, [i16; 2]>(x).map(i32::from);
+        let sums = map(w, |[a, b]| i32::from(a) * first + i32::from(b) * second);
+        zip(acc, sums, |acc, sum| acc + sum)
+    }
+    #[inline(never)]
+    fn i_float(self, a: Self::I) -> Self::F {
+        map(a, |a| a as f32)
+    }
+    #[inline(never)]
+    fn store_i16(self, v: Self::F, out: &mut [i16; 16]) {
+        *out = map(v, |x| x.round_ties_even() as i16);
     }
 }
 

@@ -18,7 +18,7 @@ pub trait Op {
 }
 
 /// An instruction set. A value of the type proves that this machine has it.
-pub trait Simd: Dots + Panel + Send + Sync + 'static {
+pub trait Simd: Dots + Panel + Words + Send + Sync + 'static {
     /// The run-time name of this instruction set.
     const ISA: Isa;
 
@@ -216,6 +216,25 @@ pub trait Dots: Bytes {
     fn i4_float(self, a: Self::I4) -> Self::F4;
     /// The four lanes.
     fn i4_array(self, a: Self::I4) -> [i32; 4];
+}
+
+/// Exact sums of products of bytes with words, two at a time.
+pub trait Words: Floats {
+    /// 16 pairs of words.
+    type W: Copy;
+    /// 16 i32 lanes.
+    type I: Copy;
+
+    /// Pair i = `a[i]`, `b[i]`.
+    fn w_pairs(self, a: &[i8; 16], b: &[i8; 16]) -> Self::W;
+    /// All lanes 0.
+    fn i_zero(self) -> Self::I;
+    /// Lane i = lane i of `acc` + pair i · the two words of `x`, in the order in which memory has them.
+    fn w_dot(self, acc: Self::I, w: Self::W, x: i32) -> Self::I;
+    /// Lanes as f32, rounded to nearest even.
+    fn i_float(self, a: Self::I) -> Self::F;
+    /// Lane i rounded to the nearest integer (ties to even), as i16; lanes must lie in -32767..=32767.
+    fn store_i16(self, v: Self::F, out: &mut [i16; 16]);
 }
 
 /// Half of the range of a byte: see [`Dots::NARROW_MAX`].

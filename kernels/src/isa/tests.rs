@@ -113,6 +113,43 @@ fn floats_equal_scalar() {
 }
 
 #[derive(Clone)]
+struct WordOps {
+    a: [i8; 16],
+    b: [i8; 16],
+    x: [i32; 2],
+    f: [f32; 16],
+}
+
+impl Op for WordOps {
+    type Output = Results;
+
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) -> Results {
+        let w = s.w_pairs(&self.a, &self.b);
+        let sums = s.w_dot(s.w_dot(s.i_zero(), w, self.x[0]), w, self.x[1]);
+        let (mut floats, mut words) = ([0.0; 16], [0; 16]);
+        s.store(s.i_float(sums), &mut floats);
+        s.store_i16(s.load(&self.f), &mut words);
+        vec![("w_dot", bits(floats)), ("store_i16", words.map(|word| word as u32).to_vec())]
+    }
+}
+
+#[test]
+fn words_equal_scalar() {
+    let mut rng = rng(5);
+    for _ in 0..200 {
+        let mut bytes = || from_fn(|_| rng() as i8);
+        let (mut a, b) = (bytes(), bytes());
+        a[0] = -128;
+        let mut f: [f32; 16] = from_fn(|_| ((rng() >> 40) as f32 / 256.0 - 32768.0).max(-32767.0));
+        (f[0], f[1], f[2], f[3]) = (32767.0, -32767.0, 2.5, -3.5);
+        check(WordOps { a, b, x: [rng() as i32, 0x7fff_8001], f });
+    }
+    let sum = WordOps { a: [2; 16], b: [-3; 16], x: [bytemuck::cast([5i16, 7]), 0], f: [0.0; 16] };
+    assert_eq!(Isa::Scalar.dispatch(sum)[0].1, vec![(2f32 * 5.0 - 3.0 * 7.0).to_bits(); 16]);
+}
+
+#[derive(Clone)]
 struct ByteOps {
     a: [u8; 32],
     b: [u8; 32],

@@ -26,9 +26,6 @@ pub(crate) trait Elem: Plain {
     /// Without its scale.
     fn to_f32(self) -> f32;
 
-    /// 16 values as f32, without their scale.
-    fn load<S: Floats>(s: S, x: &[Self; 16]) -> S::F;
-
     /// The values of [`SCALED`](super::SCALED) dimensions, and their scale.
     fn encode<S: Floats>(s: S, x: [S::F; 2], out: &mut [[Self; 16]; 2]) -> f16;
 
@@ -73,18 +70,13 @@ macro_rules! cells_of {
 }
 
 macro_rules! float {
-    ($type:ty, $zero:expr, $variant:ident, $load:ident, |$s:ident, $v:ident, $out:ident| $store:expr) => {
+    ($type:ty, $zero:expr, $variant:ident, |$s:ident, $v:ident, $out:ident| $store:expr) => {
         impl Elem for $type {
             const ZERO: Self = $zero;
             const SCALES: bool = false;
 
             fn to_f32(self) -> f32 {
                 f32::from(self)
-            }
-
-            #[inline(always)]
-            fn load<S: Floats>(s: S, x: &[Self; 16]) -> S::F {
-                s.$load(x)
             }
 
             #[inline(always)]
@@ -100,9 +92,9 @@ macro_rules! float {
         }
     };
 }
-float!(f32, 0.0, F32, load, |s, v, out| s.store(v, out));
+float!(f32, 0.0, F32, |s, v, out| s.store(v, out));
 // An infinity would turn what a query does not see, 0 · ∞, into NaN.
-float!(f16, f16::ZERO, F16, load_f16, |s, v, out| s
+float!(f16, f16::ZERO, F16, |s, v, out| s
     .store_f16(s.min(s.max(v, s.splat(-65504.0)), s.splat(65504.0)), out));
 
 impl Elem for i8 {
@@ -111,11 +103,6 @@ impl Elem for i8 {
 
     fn to_f32(self) -> f32 {
         f32::from(self)
-    }
-
-    #[inline(always)]
-    fn load<S: Floats>(s: S, x: &[Self; 16]) -> S::F {
-        s.load_i8(x)
     }
 
     /// As in Q8_0: d = max |x| / 127, rounded to f16, and the nearest multiples of it.

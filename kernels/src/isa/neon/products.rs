@@ -1,5 +1,5 @@
 //! Integer dot products, and panels of eight rows.
-use super::super::{Dots, Levels, Panel};
+use super::super::{Dots, Levels, Panel, Words};
 use super::multiply::Rows;
 use super::{Multiply, Token};
 use core::arch::aarch64::*;
@@ -13,6 +13,44 @@ use std::array::from_fn;
 unsafe fn sums(x: [int32x4_t; 4]) -> int32x4_t {
     // SAFETY: the caller has NEON.
     unsafe { vpaddq_s32(vpaddq_s32(x[0], x[1]), vpaddq_s32(x[2], x[3])) }
+}
+
+impl<M: Multiply> Words for Token<M> {
+    /// The words of `a`, then those of `b`.
+    type W = [[int16x4_t; 4]; 2];
+    type I = [int32x4_t; 4];
+
+    #[inline(always)]
+    fn w_pairs(self, a: &[i8; 16], b: &[i8; 16]) -> Self::W {
+        neon! {
+            [a, b].map(|x| {
+                let x = vld1q_s8(x.as_ptr());
+                let (lo, hi) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
+                [vget_low_s16(lo), vget_high_s16(lo), vget_low_s16(hi), vget_high_s16(hi)]
+            })
+        }
+    }
+    #[inline(always)]
+    fn i_zero(self) -> Self::I {
+        registers!(_i => vdupq_n_s32(0))
+    }
+    #[inline(always)]
+    fn w_dot(self, acc: Self::I, [a, b]: Self::W, x: i32) -> Self::I {
+        let [first, second]: [i16; 2] = bytemuck::cast(x);
+        registers!(i => vmlal_n_s16(vmlal_n_s16(acc[i], a[i], first), b[i], second))
+    }
+    #[inline(always)]
+    fn i_float(self, a: Self::I) -> Self::F {
+        registers!(i => vcvtq_f32_s32(a[i]))
+    }
+    #[inline(always)]
+    fn store_i16(self, v: Self::F, out: &mut [i16; 16]) {
+        let v = registers!(i => vmovn_s32(vcvtnq_s32_f32(v[i])));
+        neon! {
+            vst1q_s16(out.as_mut_ptr(), vcombine_s16(v[0], v[1]));
+            vst1q_s16(out.as_mut_ptr().add(8), vcombine_s16(v[2], v[3]));
+        }
+    }
 }
 
 impl<M: Multiply> Dots for Token<M> {
