@@ -22,7 +22,7 @@ use crate::acts::{ACT_WORDS, Acts, PAIR_WORDS};
 use crate::ahead::{READ, prefetch};
 use crate::buffer::{cast_mut, split};
 use crate::format::{Group, Narrow, Quantised, as_blocks, as_blocks_mut, with_quantised};
-use crate::isa::{Isa, Levels, Op, Simd, eight, four};
+use crate::isa::{Isa, Levels, Op, Simd, eight, eight_rows, four};
 use crate::matrix::Matrix;
 use crate::out::Out;
 use crate::team::Scratch;
@@ -291,10 +291,7 @@ impl Eight {
                 continue;
             }
             for (k, column) in columns.into_iter().enumerate() {
-                simd.b_store(
-                    column,
-                    weights[4 * (k * S::ROWS + set)..].first_chunk_mut().expect("eight rows"),
-                );
+                simd.b_store(column, eight_rows(weights, k * S::ROWS + set));
             }
         }
         for (pair, rows) in self.factors[..factors.div_ceil(2)].iter().enumerate() {
@@ -302,8 +299,8 @@ impl Eight {
             for (i, column) in simd.b_transpose(rows.each_ref()).into_iter().enumerate() {
                 let factor = 2 * pair + i / 4;
                 if factor < factors {
-                    let at = start[i % 4] + (weight_bytes(LEVEL) + 4 * factor) * S::ROWS + 4 * set;
-                    simd.b_store(column, stack[at..].first_chunk_mut().expect("eight rows"));
+                    let first = (weight_bytes(LEVEL) / 4 + factor) * S::ROWS + set;
+                    simd.b_store(column, eight_rows(&mut stack[start[i % 4]..], first));
                 }
             }
         }

@@ -176,14 +176,14 @@ impl<const R: usize, const G: usize> Weights<R, G> {
             for i in 0..V {
                 let w = s.w_pairs(&a[i], &b[i]);
                 for r in 0..R {
-                    let p = self.words[if G == 1 { 0 } else { i / 2 }][r].as_flattened()[pair];
+                    let p = self.words[i / 2][r].as_flattened()[pair];
                     sums[r][i] = s.w_dot(sums[r][i], w, p);
                 }
             }
         }
         for r in 0..R {
             for i in 0..V {
-                let step = self.steps[if G == 1 { 0 } else { i / 2 }][r];
+                let step = self.steps[i / 2][r];
                 let acc = &mut acc[r * columns + column + i];
                 let shrunk = s.mul(s.load(acc), s.splat(shrink[r]));
                 s.store(s.fma(s.i_float(sums[r][i]), s.splat(step), shrunk), acc);

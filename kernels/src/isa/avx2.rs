@@ -1,8 +1,7 @@
 //! AVX2 and AVX-VNNI: 256-bit vectors.
-use super::simd::WIDE_OFFSET;
+use super::simd::{WIDE_OFFSET, eight_rows};
 use super::x86::{Avx2, AvxVnni, f16_ptr, has_one_multiplier, op, part_len};
 use super::{Bytes, Dots, Floats, Levels, Panel, Words, eight, four, two};
-use crate::ahead::{READ, prefetch_line};
 use half::f16;
 use std::arch::x86_64::*;
 
@@ -96,9 +95,7 @@ macro_rules! impl_floats {
             #[inline(always)]
             fn store_i8(self, v: Self::F, out: &mut [i8; 16]) {
                 op! {
-                    // Packing works within 128-bit halves: the middle quarters are swapped back after it.
-                    let words = _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
-                    let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+                    let words = to_words(v);
                     let low = _mm256_castsi256_si128(words);
                     let bytes = _mm_packs_epi16(low, _mm256_extracti128_si256::<1>(words));
                     _mm_storeu_si128(out.as_mut_ptr().cast(), bytes)
@@ -173,6 +170,16 @@ macro_rules! impl_floats {
 
 impl_floats! { Avx2 AvxVnni }
 
+/// 16 lanes rounded to integers of 16 bits, to nearest even.
+#[inline(always)]
+fn to_words(v: [__m256; 2]) -> __m256i {
+    op! {
+        // Packing works within 128-bit halves: the middle quarters are swapped back after it.
+        let words = _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
+        _mm256_permute4x64_epi64::<0b11_01_10_00>(words)
+    }
+}
+
 macro_rules! impl_words {
     ($($token:ident)*) => {$(
         impl Words for $token {
@@ -206,12 +213,7 @@ macro_rules! impl_words {
             }
             #[inline(always)]
             fn store_i16(self, v: Self::F, out: &mut [i16; 16]) {
-                op! {
-                    let words = _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
-                    // Packing works within 128-bit halves: the middle quarters are swapped back after it.
-                    let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
-                    _mm256_storeu_si256(out.as_mut_ptr().cast(), words)
-                }
+                op!(_mm256_storeu_si256(out.as_mut_ptr().cast(), to_words(v)))
             }
         }
     )*};
@@ -435,16 +437,11 @@ fn forgotten<T>(mut w: *const T) -> *const T {
     w
 }
 
-/// The dwords of eight rows from `first` on.
-#[inline(always)]
-fn eight_rows(out: &mut [u8], first: usize) -> &mut [u8; 32] {
-    out[4 * first..].first_chunk_mut().expect("eight rows")
-}
-
 impl Panel for Avx2 {
     impl_panel_floats! {}
     const TOKENS: usize = 4;
     const LEVELS: Levels = Levels::In16;
+    const PREFETCH: bool = true;
 
     #[inline(always)]
     unsafe fn p_dots<const T: usize, const LEVEL: usize>(
@@ -499,11 +496,6 @@ impl Panel for Avx2 {
             }
             acc
         }
-    }
-
-    #[inline(always)]
-    fn prefetch<T>(self, address: *const T) {
-        prefetch_line::<READ>(address.cast())
     }
 
     #[inline(always)]

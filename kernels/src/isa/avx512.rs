@@ -2,7 +2,6 @@
 use super::avx2::{halves, impl_i4, load_acts, max8, sum8};
 use super::x86::{Avx512Vnni, f16_ptr, op, part_len};
 use super::{Dots, Floats, Levels, Panel, Words, four};
-use crate::ahead::{READ, prefetch_line};
 use half::f16;
 use std::arch::x86_64::*;
 
@@ -178,6 +177,8 @@ impl Panel for Avx512Vnni {
     const ROWS: usize = 32;
     const TOKENS: usize = 6;
     const LEVELS: Levels = Levels::All32;
+    const PREFETCH: bool = true;
+
     #[inline(always)]
     unsafe fn p_dots<const T: usize, const LEVEL: usize>(
         self,
@@ -197,10 +198,6 @@ impl Panel for Avx512Vnni {
             }
             acc
         }
-    }
-    #[inline(always)]
-    fn prefetch<T>(self, address: *const T) {
-        prefetch_line::<READ>(address.cast())
     }
     #[inline(always)]
     fn p_splat(self, x: i32) -> Self::P {

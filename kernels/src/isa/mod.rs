@@ -22,7 +22,7 @@ mod x86;
 pub use neon::{Neon, NeonDotprod, NeonI8mm};
 pub use portable::Portable;
 pub use scalar::Scalar;
-pub use simd::{Bytes, Dots, Floats, Levels, Op, Panel, Simd, WIDE_OFFSET, Words};
+pub use simd::{Bytes, Dots, Floats, Levels, Op, Panel, Simd, WIDE_OFFSET, Words, eight_rows};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::own_bits;
 #[cfg(target_arch = "x86_64")]

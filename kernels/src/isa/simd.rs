@@ -254,6 +254,9 @@ pub trait Panel: Dots {
     /// Which forms of [`Panel::p_dots`] there are.
     const LEVELS: Levels;
 
+    /// Whether tiles are faster when their activations are asked for ahead.
+    const PREFETCH: bool = false;
+
     /// `acc[t][r]` + Σ weight · activation over 4 · `steps` values, exactly. `LEVEL` is `LEVELS.of(max)`; at level 0
     /// weights are signed, less [`WIDE_OFFSET`]. `steps` is 4 or 8.
     ///
@@ -308,9 +311,6 @@ pub trait Panel: Dots {
     unsafe fn p_pairs<const T: usize>(self, _w: *const u8, _a: *const i32) -> [Self::P; T] {
         unreachable!("{:?} has no products of pairs", Self::LEVELS)
     }
-    /// Asks for the cache line at `address` to be read soon; any address will do.
-    #[inline(always)]
-    fn prefetch<T>(self, _address: *const T) {}
     /// All lanes `x`.
     fn p_splat(self, x: i32) -> Self::P;
     /// Lanes as f32, rounded to nearest even.
@@ -329,6 +329,12 @@ pub trait Panel: Dots {
     /// # Safety
     /// `out` points to room for `ROWS` values.
     unsafe fn pf_store(self, a: Self::PF, out: *mut f32);
+}
+
+/// The dwords of eight rows of a panel from `first` on.
+#[inline(always)]
+pub fn eight_rows(out: &mut [u8], first: usize) -> &mut [u8; 32] {
+    out[4 * first..].first_chunk_mut().expect("eight rows")
 }
 
 /// The forms of [`Panel::p_dots`], by the largest weight. A level is 0 for weights above

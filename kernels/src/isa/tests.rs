@@ -1,17 +1,13 @@
 //! Every operation of every instruction set against the scalar one.
 use super::*;
+use crate::testing::Random;
 use half::f16;
 use std::array::from_fn;
 
-/// A small generator (splitmix64).
-fn rng(mut state: u64) -> impl FnMut() -> u64 {
-    move || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
+/// Random bits.
+fn rng(seed: u64) -> impl FnMut() -> u64 {
+    let mut random = Random::new(seed);
+    move || random.bits()
 }
 
 /// What the operations returned, by name.

@@ -1,5 +1,6 @@
 //! A tile: one panel times a few tokens.
 use super::{Form, Known, PAIRS, WORDS, act_words, aux_words, weight_bytes};
+use crate::ahead::{READ, prefetch};
 use crate::format::Quantised;
 use crate::isa::{Op, Simd, two};
 
@@ -86,13 +87,13 @@ impl<const T: usize, const LEVEL: usize, const SCALES: usize, const MINS: usize,
             // SAFETY: the pointers walk over `blocks` blocks of the sizes asserted above; a panel starts at 64
             // bytes and its steps are multiples of that.
             unsafe {
-                let ahead = if i < near {
-                    acts.wrapping_add(PREFETCH * act_stride)
-                } else {
-                    next.wrapping_add((i - near) * act_stride)
-                };
-                for line in 0..act_stride.div_ceil(16) {
-                    simd.prefetch(ahead.wrapping_add(16 * line));
+                if S::PREFETCH {
+                    let ahead = if i < near {
+                        acts.wrapping_add(PREFETCH * act_stride)
+                    } else {
+                        next.wrapping_add((i - near) * act_stride)
+                    };
+                    prefetch::<READ>(ahead.cast(), 4 * act_stride);
                 }
                 acc = block::<S, T, LEVEL, SCALES, MINS, SHARED>(simd, acc, weights, acts, aux);
                 weights = weights.add(stride);
