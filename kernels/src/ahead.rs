@@ -8,32 +8,32 @@ use std::ops::Range;
 
 /// How long before they are read weights are asked for.
 struct Lead {
-    /// Bytes between what is asked for and what is read. Memory that answers after 100 ns and gives a core 40 GB/s needs
-    /// 4 KB on their way; what came too early still has to be in the L1 cache (32 or 48 KiB).
-    distance: usize,
-    /// Where rows are read side by side, bytes between the last of them and what is asked for; with `twice`, how many
-    /// bytes sooner a line is asked for the first time.
+    /// Bytes between what is asked for and what is read. What comes too early has to stay in the L1 cache (32 or 48 KiB)
+    /// until then.
+    near: usize,
+    /// Where rows are read side by side, bytes between the last of them and what is asked for.
     sooner: usize,
-    /// Whether a line is asked for again at `distance`: a core that waits for as many lines as it can drops what else
-    /// it is told to fetch.
-    twice: bool,
+    /// Where that would be more than this, lines are not asked for so: the processor recognises long rows as streams of
+    /// their own, and what lies between would fill the L1 cache.
+    most: usize,
+    /// How many bytes before that lines are asked for in the L2 cache, if they are: a core waits for more lines there
+    /// than in L1. Memory that answers after 100 ns and gives a core 40 GB/s needs 4 KB on their way.
+    far: Option<usize>,
 }
 
 impl Lead {
-    /// On Zen 5, `distance` was best of 4 to 64 KiB, with 8 and 32 KiB within 15%; one thread's product with 7B matrices
-    /// of Q4_0, Q4_K and Q6_K became 4 to 10% faster by asking twice, the same as asking 8 KiB sooner. On Zen 3, where
-    /// the AVX2 kernels have less time for it, asking once, 4 KiB ahead, made most products 2 to 13% faster and none
-    /// slower beyond the noise.
+    /// With AVX512 on Zen 4, decode of SmolLM2, gemma, Qwen 0.5B and 7B became 1.3 to 1.7 times as fast as by asking
+    /// twice in L1, 16 and 20 KiB ahead, which had been best on Zen 5, where this was not measured. For SmolLM2's short
+    /// rows L2 alone is 37% slower, for those of 7B 6 to 9% faster. `near` was best of 1 to 4 KiB and `far` of 4 to 32 KiB,
+    /// most of the others within 5%. On Zen 3, where the AVX2 kernels have less time for it, asking once, 4 KiB ahead,
+    /// made most products 2 to 13% faster and none slower beyond the noise.
     const fn of(isa: Isa) -> Self {
         match isa {
-            Isa::Avx2 => Self { distance: 4 << 10, sooner: 1 << 10, twice: false },
-            _ => Self { distance: DISTANCE, sooner: 4 << 10, twice: true },
+            Isa::Avx2 => Self { near: 4 << 10, sooner: 1 << 10, most: usize::MAX, far: None },
+            _ => Self { near: 2 << 10, sooner: 1 << 10, most: 4 << 10, far: Some(8 << 10) },
         }
     }
 }
-
-/// The [`Lead::distance`] of most instruction sets.
-pub(crate) const DISTANCE: usize = 16 << 10;
 
 /// The weights that a thread reads in this order.
 #[derive(Clone, Copy)]
@@ -45,16 +45,46 @@ pub(crate) struct Ahead<'a> {
 }
 
 impl Ahead<'_> {
-    /// What to begin with when byte `at` of `here` is about to be read, for [`prefetch_stream`]: [`Lead::distance`] from
-    /// there, or more where rows are read side by side, whose first bytes lie as far as `span` apart. Only to be
-    /// prefetched.
+    /// What to ask for from when byte `at` of `here` is about to be read, or one of rows that are read side by side, whose
+    /// first bytes lie as far as `span` apart.
     #[inline(always)]
-    pub fn after<S: Simd>(&self, at: usize, span: usize) -> *const u8 {
+    pub fn after<S: Simd>(&self, at: usize, span: usize) -> Stream {
         let lead = const { Lead::of(S::ISA) };
-        let at = at + lead.distance.max(span + lead.sooner);
+        let near = lead.near.max(span + lead.sooner);
+        Stream {
+            near: if near <= lead.most { Some(self.byte(at + near)) } else { None },
+            far: lead.far.map(|far| self.byte(at + near + far)),
+        }
+    }
+
+    /// The address of a byte of `here`, or of what follows.
+    #[inline(always)]
+    fn byte(&self, at: usize) -> *const u8 {
         match at.checked_sub(self.here.len()) {
             None => self.here.as_ptr().wrapping_add(at),
             Some(at) => self.next.as_ptr().wrapping_add(at.min(self.next.len())),
+        }
+    }
+}
+
+/// Where weights are that will be needed. Addresses are only to be prefetched.
+#[derive(Clone, Copy)]
+pub(crate) struct Stream {
+    /// Those that are asked for in the L1 cache.
+    near: Option<*const u8>,
+    /// In the L2 cache.
+    far: Option<*const u8>,
+}
+
+impl Stream {
+    /// Asks for `len` bytes from byte `at` of the stream on.
+    #[inline(always)]
+    pub fn ask(&self, at: usize, len: usize) {
+        if let Some(far) = self.far {
+            prefetch::<READ_L2>(far.wrapping_add(at), len);
+        }
+        if let Some(near) = self.near {
+            prefetch::<READ>(near.wrapping_add(at), len);
         }
     }
 }
@@ -88,16 +118,6 @@ impl Idle {
         self.left.start += 256;
         true
     }
-}
-
-/// Asks for the next `len` bytes of a stream of weights, of which `address` came from [`Ahead::after`].
-#[inline(always)]
-pub(crate) fn prefetch_stream<S: Simd>(address: *const u8, len: usize) {
-    let lead = const { Lead::of(S::ISA) };
-    if lead.twice {
-        prefetch::<READ>(address.wrapping_add(lead.sooner), len);
-    }
-    prefetch::<READ>(address, len);
 }
 
 /// What [`prefetch`] asks for: lines to read, in the first or the second level of the cache, or to write, where that can
@@ -161,13 +181,19 @@ mod tests {
 
     #[test]
     fn a_stream_goes_on_in_the_next_weights_and_ends_with_them() {
-        let (here, next) = (vec![0u8; 3 * DISTANCE], vec![0u8; DISTANCE]);
+        let Lead { near, sooner, most, far } = Lead::of(Isa::Scalar);
+        let far = near + far.unwrap();
+        let (here, next) = (vec![0u8; 3 * far], vec![0u8; far]);
         let ahead = Ahead { here: &here, next: &next };
-        let after = |at, span| ahead.after::<Scalar>(at, span);
-        let sooner = Lead::of(Isa::Scalar).sooner;
-        assert_eq!(after(7, 0), here[DISTANCE + 7..].as_ptr());
-        assert_eq!(after(7, DISTANCE), here[DISTANCE + sooner + 7..].as_ptr());
-        assert_eq!(after(2 * DISTANCE + 5, 0), next[5..].as_ptr());
-        assert_eq!(after(3 * DISTANCE, 0), next.as_ptr_range().end);
+        let after = |at, span| {
+            let Stream { near, far } = ahead.after::<Scalar>(at, span);
+            (near, far.unwrap())
+        };
+        let (of_here, of_next) = (|at: usize| here[at..].as_ptr(), |at: usize| next[at..].as_ptr());
+        assert_eq!(after(7, 0), (Some(of_here(near + 7)), of_here(far + 7)));
+        assert_eq!(after(7, near), (Some(of_here(near + sooner + 7)), of_here(far + sooner + 7)));
+        assert_eq!(after(0, most), (None, of_here(far - near + most + sooner)));
+        assert_eq!(after(2 * far + 5, 0), (Some(of_here(2 * far + 5 + near)), of_next(5)));
+        assert_eq!(after(3 * far, 0), (Some(of_next(near)), next.as_ptr_range().end));
     }
 }

@@ -1,7 +1,7 @@
 //! Matrix products of quantised or float weights with activations.
 use crate::activation::{self, Activation, gated};
 use crate::acts::{Acts, MATVEC_TOKENS, Row, Source};
-use crate::ahead::{Ahead, DISTANCE, READ, prefetch};
+use crate::ahead::{Ahead, READ, prefetch};
 use crate::isa::Isa;
 use crate::linear_float::float_rows;
 use crate::low_rank::{Apply, LowRankSum};
@@ -265,6 +265,9 @@ impl<'a> Input<'a> {
     }
 }
 
+/// Bytes of the deltas' A that a thread asks for while their argument is still to be prepared.
+const BEGINNING: usize = 16 << 10;
+
 /// The products t = s·A·x of all deltas, which the threads compute before the rows that need them. There is
 /// no barrier: a thread waits, if at all, when its first rows are done.
 struct Deltas<'a> {
@@ -305,7 +308,7 @@ impl<'a> Deltas<'a> {
     /// Asks memory for what this thread begins with, when the argument is still to be prepared.
     fn ask(&self, tokens: usize, place: Place) {
         if tokens == 1 {
-            let mut left = DISTANCE;
+            let mut left = BEGINNING;
             for ((a, _), rows) in self.rows(place) {
                 let bytes = a.part(&rows);
                 let count = bytes.len().min(left);

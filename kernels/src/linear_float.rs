@@ -3,7 +3,7 @@
 //!
 //! A product w·x has 16 chains of fused multiply-adds, lane k mod 16 in ascending k, that are added in the tree of
 //! [`Floats::sum`](crate::isa::Floats::sum). One token or many, in whatever tiles: the chains are the same.
-use crate::ahead::{Ahead, prefetch_stream};
+use crate::ahead::{Ahead, Stream};
 use crate::format::TensorType;
 use crate::isa::{Floats, Isa, Op, Simd};
 use crate::matrix::Matrix;
@@ -278,7 +278,7 @@ fn products<S: Simd, W: Weight, const R: usize>(
     s: S,
     w: [&[u8]; R],
     x: &[f32],
-    ahead: Option<*const u8>,
+    ahead: Option<Stream>,
 ) -> [f32; R] {
     let mut chains = [s.splat(0.0); R];
     let (x, x_rest) = x.as_chunks();
@@ -287,7 +287,7 @@ fn products<S: Simd, W: Weight, const R: usize>(
     for i in 0..count {
         if let Some(ahead) = ahead {
             let bytes = R * size_of::<W::Chunk>();
-            prefetch_stream::<S>(ahead.wrapping_add(i * bytes), bytes);
+            ahead.ask(i * bytes, bytes);
         }
         // As above.
         for part in 0..S::PARTS {

@@ -23,7 +23,7 @@ mod wide256;
 mod wide32;
 
 use crate::acts::{BLOCK, GROUP, Row};
-use crate::ahead::{Ahead, prefetch_stream};
+use crate::ahead::{Ahead, Stream};
 #[cfg(target_arch = "x86_64")]
 use crate::format::blocks;
 use crate::format::{Group, Quantised, TensorType, as_blocks, with_quantised};
@@ -162,7 +162,7 @@ fn row<S: Simd, Q: Quantised>(
     blocks: &[Q],
     row_blocks: usize,
     acts: &Prepared,
-    ahead: *const u8,
+    ahead: Stream,
 ) -> f32 {
     let mut acc = simd.f4_splat(0.0);
     // Added a group later: the processor does not look far enough ahead to find other work while it waits for the sums.
@@ -171,7 +171,7 @@ fn row<S: Simd, Q: Quantised>(
     let units = blocks[..row_blocks].chunks_exact(Q::UNIT);
     let rest = units.remainder().len();
     for (i, unit) in units.enumerate() {
-        prefetch_stream::<S>(ahead.wrapping_add(i * size_of_val(unit)), size_of_val(unit));
+        ahead.ask(i * size_of_val(unit), size_of_val(unit));
         for half in 0..Q::HALVES {
             let next = Products::new::<Q>(simd, Q::unpack128(simd, unit, half), acts, g);
             acc = last.add::<Q>(simd, acc);

@@ -7,7 +7,7 @@
 use super::{AT_ONCE, Rows};
 use crate::TensorType;
 use crate::acts::{GROUP, Row};
-use crate::ahead::prefetch_stream;
+use crate::ahead::Stream;
 use crate::format::blocks::{Iq4Nl, Q4_0, Q4_1, Q5_0, Q5_1};
 use crate::format::{IQ4_LUT, Quantised, as_blocks_mut};
 use crate::isa::{Avx2, Dots, Op, Simd, WIDE_OFFSET, four, own_bits, two};
@@ -455,7 +455,7 @@ fn two_rows<Q: Pair>(
     rows: [&[Q]; 2],
     row_blocks: usize,
     acts: &[Acts],
-    ahead: *const u8,
+    ahead: Stream,
     made_up: &mut [[u8; 4 * 34]; 2],
 ) -> [f32; 2] {
     let (unit_bytes, steps) = (Q::UNIT * Q::BLOCK_BYTES, row_blocks / Q::UNIT);
@@ -466,7 +466,7 @@ fn two_rows<Q: Pair>(
     let mut last = Products::NONE;
     let mut g = 0;
     for (s, (a, b)) in a.zip(b).enumerate() {
-        prefetch_stream::<Avx2>(ahead.wrapping_add(2 * s * unit_bytes), 2 * unit_bytes);
+        ahead.ask(2 * s * unit_bytes, 2 * unit_bytes);
         // Written out, so that what is looked up for each half is constant.
         let mut next = Products::new::<Q, 4>(simd, [a, b], 0, &acts[g]);
         acc = last.add::<Q>(acc);

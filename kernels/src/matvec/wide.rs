@@ -6,7 +6,6 @@
 //! one product and one multiply-add then serve four rows.
 use super::Rows;
 use crate::acts::Row;
-use crate::ahead::prefetch_stream;
 use crate::format::Quantised;
 use crate::isa::{Avx512Vnni, Op, Simd, four, two};
 use std::arch::x86_64::*;
@@ -129,7 +128,7 @@ impl<Q: Wide> WideRows<'_, Q> {
                 let mut acc = _mm512_setzero_ps();
                 for s in 0..steps {
                     let at = s * step_bytes;
-                    prefetch_stream::<Avx512Vnni>(ahead.wrapping_add(4 * at), 4 * step_bytes);
+                    ahead.ask(4 * at, 4 * step_bytes);
                     acc = Q::step(simd, four!(i => four[i].add(at)), &layout, s, acc);
                 }
                 if rest > 0 {
