@@ -11,6 +11,7 @@ mod ahead;
 pub mod attention;
 mod buffer;
 pub mod format;
+pub mod hadamard;
 pub mod isa;
 pub mod kv;
 pub mod linear;

@@ -8,6 +8,7 @@ use lapwing_kernels::activation::{add, scale, soft_cap};
 use lapwing_kernels::acts::{Acts, Source};
 use lapwing_kernels::attention::{AttnArgs, attention};
 use lapwing_kernels::format::decode_row;
+use lapwing_kernels::hadamard::hadamard;
 use lapwing_kernels::linear::{Product, gated_linear, linear};
 use lapwing_kernels::norm::{rms_norm, rms_norm_heads};
 use lapwing_kernels::rope::{RopeTable, rope};
@@ -15,7 +16,7 @@ use lapwing_kernels::team::Team;
 
 use crate::arch::DecoderSpec;
 use crate::cancel::Cancel;
-use crate::kv_cache::KvCache;
+use crate::kv_cache::{KvCache, KvType};
 use crate::linear::Linear;
 use crate::lora::{Resolved, Stack};
 use crate::model::{Model, Rope};
@@ -328,6 +329,11 @@ fn attend(
     let (table, kind) = (&ws.ropes[which].table, spec.ropes[which].kind);
     rope(team, q, heads, dim, q_width, table, pos0, kind);
     rope(team, k, kv_heads, dim, kv_width, table, pos0, kind);
+    // Some models have keys of which a few values dwarf the rest: bytes that share a scale would round that away.
+    if cache.shape().ty == KvType::Q8_0 {
+        hadamard(team, &mut q[from * q_width..], dim);
+        hadamard(team, k, dim);
+    }
     // The cache keeps what it can hold: there, what is wrong with a number could no longer be seen.
     if !(all_finite(k) && all_finite(v)) {
         let at = format!("layer {i}, positions {pos0} to {}", pos0 + n - 1);

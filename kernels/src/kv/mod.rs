@@ -22,9 +22,9 @@ pub const BLOCK: usize = 64;
 /// Dimensions that share a scale where numbers have one, as in the format Q8_0.
 pub(crate) const SCALED: usize = 32;
 
-/// Names how the bytes of a block are arranged, for caches on disk: it changes with whatever a block of one shape
-/// would read differently.
-pub const LAYOUT: &str = if cfg!(target_endian = "little") { "1-le" } else { "1-be" };
+/// Names how the bytes of a block are arranged and what they stand for, for caches on disk: it changes with whatever
+/// would be read differently. Since 2, keys in bytes are transformed ([`hadamard`](crate::hadamard)).
+pub const LAYOUT: &str = if cfg!(target_endian = "little") { "2-le" } else { "2-be" };
 
 /// What the cache stores a number as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -56,6 +56,7 @@ fn gemma3() {
 #[test]
 fn qwen2() {
     same_bits_however_split(QWEN2, KvType::F16, 20);
+    same_bits_however_split(QWEN2, KvType::Q8_0, 20);
 }
 
 /// Past the attention's chunks of 512 positions, with batches that end anywhere in them.

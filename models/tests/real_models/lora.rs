@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::real::{SMOLLM2, dequantised, ids, log_sum_exp, open, team};
+use crate::real::{SMOLLM2, dequantised, ids, kl, log_sum_exp, open, team};
 use lapwing_kernels::TensorType;
 use lapwing_kernels::team::Team;
 use lapwing_models::decoder::{Want, Workspace, forward};
@@ -138,13 +138,6 @@ fn a_stack_on_quantised_weights_stays_near_that_on_exact_ones() {
     let mean = found.iter().sum::<f64>() / found.len() as f64;
     println!("mean KL divergence {mean:.6} of {} predictions", found.len());
     assert!(mean <= 0.0030 && found.len() == 512, "{mean}");
-}
-
-fn kl(p: &[f32], q: &[f32]) -> f64 {
-    let (of_p, of_q) = (log_sum_exp(p), log_sum_exp(q));
-    let term =
-        |(p, q): (&f32, &f32)| (f64::from(*p) - of_p).exp() * (f64::from(*p) - of_p - f64::from(*q) + of_q);
-    p.iter().zip(q).map(term).sum()
 }
 
 #[test]

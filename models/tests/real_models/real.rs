@@ -70,3 +70,11 @@ pub fn log_sum_exp(logits: &[f32]) -> f64 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     f64::from(max) + logits.iter().map(|&l| f64::from(l - max).exp()).sum::<f64>().ln()
 }
+
+/// KL divergence of the distribution that logits `q` stand for from that of `p`.
+pub fn kl(p: &[f32], q: &[f32]) -> f64 {
+    let (of_p, of_q) = (log_sum_exp(p), log_sum_exp(q));
+    let term =
+        |(p, q): (&f32, &f32)| (f64::from(*p) - of_p).exp() * (f64::from(*p) - of_p - f64::from(*q) + of_q);
+    p.iter().zip(q).map(term).sum()
+}
