@@ -25,16 +25,16 @@ pub fn hadamard(team: &Team, x: &mut [f32], dim: usize) {
     if run < LANES {
         return;
     }
+    let transform = |x: &mut [f32]| team.isa().dispatch_floats(Transform { x, run });
     if x.len() < ALONE {
-        return team.isa().dispatch_floats(Transform { x, run });
+        return transform(x);
     }
     let heads = x.len() / dim;
     let x = SharedMut::new(x);
     team.run(|worker| {
         let share = worker.share(heads);
         // SAFETY: the shares of the workers are disjoint ranges of heads.
-        let x = unsafe { x.slice(share.start * dim..share.end * dim) };
-        team.isa().dispatch_floats(Transform { x, run });
+        transform(unsafe { x.slice(share.start * dim..share.end * dim) });
     });
 }
 
