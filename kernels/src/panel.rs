@@ -18,7 +18,7 @@
 //! so the bits are those of `matvec`.
 mod tile;
 
-use crate::acts::{ACT_WORDS, Acts, PAIR_WORDS};
+use crate::acts::{ACT_WORDS, Acts, BLOCK, PAIR_WORDS};
 use crate::ahead::{READ, prefetch};
 use crate::buffer::{cast_mut, split};
 use crate::format::{Group, Narrow, Quantised, as_blocks, as_blocks_mut, with_quantised};
@@ -129,32 +129,48 @@ impl<Q: Quantised> Panels<'_, Q> {
                 &weights[r * row_blocks..(r + 1) * row_blocks]
             };
             unpack::<S, Q, LEVEL>(simd, panels, row, stack);
-            for class in 0..4 {
-                let stack = &stack[class * stack.len() / 4..(class + 1) * stack.len() / 4];
-                let class_of = |tile: &Range<usize>| {
-                    let words = blocks / 4 * tile.len() * act_words(LEVEL);
+            let per_class = blocks / 4;
+            // Bytes from one class of a stack to the next, and of a panel's class.
+            let weight_stride = stack.len() / 4;
+            let panel_bytes = weight_stride / panels;
+            let together = if stack.len() <= TOGETHER { 4 } else { 1 };
+            for classes in (0..4).step_by(together).map(|class| class..class + together) {
+                let acts_of = |tile: &Range<usize>| {
                     let packed = match LEVEL {
                         PAIRS => &pairs[tile.start * blocks * PAIR_WORDS..],
                         _ => acts.packed(tile),
                     };
-                    &packed[class * words..(class + 1) * words]
+                    let words = per_class * tile.len() * act_words(LEVEL);
+                    &packed[classes.start * words..classes.end * words]
                 };
+                let last = classes.end == 4;
                 let mut tiles =
                     acts.tiles().filter(|tile| of.start <= tile.start && tile.end <= of.end).peekable();
                 while let Some(tokens) = tiles.next() {
-                    if class == 3 {
+                    if last {
                         tokens.clone().for_each(|t| out.ask(t, first..first + rows));
                     }
-                    let words = blocks / 4 * tokens.len() * aux_words;
-                    let aux = &aux[tokens.start * blocks * aux_words + class * words..][..words];
-                    let acts = class_of(&tokens);
-                    let next = tiles.peek().map_or(acts, class_of);
-                    for (panel, weights) in stack.chunks_exact(stack.len() / panels).enumerate() {
-                        let sums = &mut sums[(panel * n + tokens.start) * 2 * S::ROWS..]
-                            [..tokens.len() * 2 * S::ROWS];
-                        let tile = Tile { class, weights, acts, next, aux, sums: &mut *sums };
+                    let words = per_class * tokens.len() * aux_words;
+                    let aux =
+                        &aux[tokens.start * blocks * aux_words..][classes.start * words..classes.end * words];
+                    let acts = acts_of(&tokens);
+                    let next = tiles.peek().map_or(acts, acts_of);
+                    for panel in 0..panels {
+                        // A tile that has all classes needs its sums no more.
+                        let place = if together == 4 { 0 } else { panel * n + tokens.start };
+                        let sums = &mut sums[place * 2 * S::ROWS..][..tokens.len() * 2 * S::ROWS];
+                        let tile = Tile {
+                            classes: classes.clone(),
+                            blocks: w.cols() / BLOCK,
+                            weights: &stack[classes.start * weight_stride + panel * panel_bytes..],
+                            weight_stride,
+                            acts,
+                            next,
+                            aux,
+                            sums: &mut *sums,
+                        };
                         multiply::<S, Q, LEVEL>(simd, tile, tokens.len());
-                        if class == 3 {
+                        if last {
                             let rows = S::ROWS.min(rows - panel * S::ROWS);
                             for (t, y) in tokens.clone().zip(sums.chunks_exact(S::ROWS)) {
                                 // SAFETY: this thread owns the rows it was given.
@@ -167,6 +183,9 @@ impl<Q: Quantised> Panels<'_, Q> {
         }
     }
 }
+
+/// Bytes of a stack of which all classes are walked for a tile before the next: half of a small L2 cache.
+const TOGETHER: usize = 256 << 10;
 
 /// Panels of a stack. Four let a tile's activations be fetched from beyond the L2 cache a quarter as often,
 /// and one class of them leaves most of a cache of 1 MiB to what passes by.

@@ -3,6 +3,7 @@ use super::{Form, Known, PAIRS, WORDS, act_words, aux_words, weight_bytes};
 use crate::ahead::{READ, prefetch};
 use crate::format::Quantised;
 use crate::isa::{Op, Simd, two};
+use std::ops::Range;
 
 /// Runs the tile in the form that fits the number of tokens and the format.
 #[inline(always)]
@@ -41,16 +42,22 @@ fn with_kind<S: Simd, Q: Quantised, const LEVEL: usize, const T: usize>(simd: S,
     }
 }
 
-/// One class of a panel and of the activations of T tokens.
+/// Classes of a panel and of the activations of T tokens.
 pub(super) struct Tile<'a> {
-    pub class: usize,
-    /// One class of a panel.
+    /// All, or one.
+    pub classes: Range<usize>,
+    /// Blocks of all four classes, without padding.
+    pub blocks: usize,
+    /// The first class of a panel, with what follows it.
     pub weights: &'a [u8],
-    /// `[blocks][act_words][T]`
+    /// Bytes from one class to the next.
+    pub weight_stride: usize,
+    /// `[classes][blocks of a class, with padding][act_words][T]`
     pub acts: &'a [i32],
     /// What the next tile has in the place of `acts`; behind the last those themselves.
     pub next: &'a [i32],
-    /// `[blocks][aux_words][T]`: scaled sums of activations, or what the integer sums start with.
+    /// `[classes][blocks of a class, with padding][aux_words][T]`: scaled sums of activations, or what the integer sums
+    /// start with.
     pub aux: &'a [i32],
     /// `[2][T][ROWS]`: the sum of the first two classes, which becomes the result, and of the other two.
     pub sums: &'a mut [f32],
@@ -72,47 +79,46 @@ impl<const T: usize, const LEVEL: usize, const SCALES: usize, const MINS: usize,
 
     #[inline(always)]
     fn call<S: Simd>(self, simd: S) {
-        let Tile { class, weights, acts, next, aux, sums } = self.0;
+        let Tile { classes, blocks, weights, weight_stride, acts, next, aux, sums } = self.0;
         let stride = S::ROWS * (weight_bytes(LEVEL) + 4 * (SCALES + SHARED as usize + MINS));
         let (act_stride, aux_stride) = (T * act_words(LEVEL), T * aux_words(LEVEL, SCALES, MINS));
-        let blocks = weights.len() / stride;
-        assert!(acts.len() == blocks * act_stride && aux.len() == blocks * aux_stride);
+        let (count, padded) = (classes.len(), blocks.div_ceil(4));
+        assert!(weights.len() >= (count - 1) * weight_stride + padded * stride);
+        assert!(acts.len() == count * padded * act_stride && aux.len() == count * padded * aux_stride);
         assert_eq!(sums.len(), 2 * T * S::ROWS);
-        let mut weights = weights.as_ptr();
-        let mut acts = acts.as_ptr();
-        let mut aux = aux.as_ptr();
-        let mut acc = [simd.pf_splat(0.0); T];
-        let (near, next) = (blocks.saturating_sub(PREFETCH), next.as_ptr());
-        for i in 0..blocks {
-            // SAFETY: the pointers walk over `blocks` blocks of the sizes asserted above; a panel starts at 64
-            // bytes and its steps are multiples of that.
-            unsafe {
+        let near = (count * padded).saturating_sub(PREFETCH);
+        for (i, class) in classes.enumerate() {
+            let mut acc = [simd.pf_splat(0.0); T];
+            for block in i * padded..i * padded + (blocks + 3 - class) / 4 {
                 if S::PREFETCH {
-                    let ahead = if i < near {
-                        acts.wrapping_add(PREFETCH * act_stride)
-                    } else {
-                        next.wrapping_add((i - near) * act_stride)
+                    let ahead = match block.checked_sub(near) {
+                        None => acts.as_ptr().wrapping_add((block + PREFETCH) * act_stride),
+                        Some(block) => next.as_ptr().wrapping_add(block * act_stride),
                     };
                     prefetch::<READ>(ahead.cast(), 4 * act_stride);
                 }
-                acc = block::<S, T, LEVEL, SCALES, MINS, SHARED>(simd, acc, weights, acts, aux);
-                weights = weights.add(stride);
-                acts = acts.add(act_stride);
-                aux = aux.add(aux_stride);
+                // SAFETY: block `block - i * padded` of each class is within the sizes asserted above; a panel starts at
+                // 64 bytes and its steps are multiples of that.
+                acc = unsafe {
+                    let weights = weights.as_ptr().add(i * weight_stride + (block - i * padded) * stride);
+                    let (acts, aux) =
+                        (acts.as_ptr().add(block * act_stride), aux.as_ptr().add(block * aux_stride));
+                    self::block::<S, T, LEVEL, SCALES, MINS, SHARED>(simd, acc, weights, acts, aux)
+                };
             }
-        }
-        for (t, acc) in acc.into_iter().enumerate() {
-            // SAFETY: both are `ROWS` values within `sums`, whose length was asserted above.
-            unsafe {
-                let first = sums.as_mut_ptr().add(t * S::ROWS);
-                let second = sums.as_mut_ptr().add((T + t) * S::ROWS);
-                match class {
-                    0 => simd.pf_store(acc, first),
-                    1 => simd.pf_store(simd.pf_add(simd.pf_load(first), acc), first),
-                    2 => simd.pf_store(acc, second),
-                    _ => {
-                        let upper = simd.pf_add(simd.pf_load(second), acc);
-                        simd.pf_store(simd.pf_add(simd.pf_load(first), upper), first);
+            for (t, acc) in acc.into_iter().enumerate() {
+                // SAFETY: both are `ROWS` values within `sums`, whose length was asserted above.
+                unsafe {
+                    let first = sums.as_mut_ptr().add(t * S::ROWS);
+                    let second = sums.as_mut_ptr().add((T + t) * S::ROWS);
+                    match class {
+                        0 => simd.pf_store(acc, first),
+                        1 => simd.pf_store(simd.pf_add(simd.pf_load(first), acc), first),
+                        2 => simd.pf_store(acc, second),
+                        _ => {
+                            let upper = simd.pf_add(simd.pf_load(second), acc);
+                            simd.pf_store(simd.pf_add(simd.pf_load(first), upper), first);
+                        }
                     }
                 }
             }
