@@ -53,14 +53,8 @@ fn kernels(c: &mut Criterion) {
                     let w = Matrix::new(ty, rows, cols, &weights).expect("the shape of the weights");
                     team.scope(|| {
                         b.iter(|| {
-                            let product = Product {
-                                w,
-                                bias: None,
-                                out: &mut y,
-                                out_stride: rows,
-                                add: false,
-                                low_rank: Default::default(),
-                            };
+                            let product =
+                                Product { weights: w.into(), out: &mut y, out_stride: rows, add: false };
                             linear(&team, &mut acts, Source::new(&x, cols), &mut [product], &[]);
                         });
                     });

@@ -71,14 +71,7 @@ fn multiply(
             team,
             &mut acts,
             Source::new(x, cols),
-            &mut [Product {
-                w,
-                bias: None,
-                out: &mut out,
-                out_stride: ROWS,
-                add: false,
-                low_rank: Default::default(),
-            }],
+            &mut [Product { weights: w.into(), out: &mut out, out_stride: ROWS, add: false }],
             &[],
         );
     });

@@ -1,7 +1,8 @@
 //! Gated activations, soft caps and other element-wise steps between products.
-use crate::isa::{Isa, Op, Simd};
+use crate::isa::{Op, Simd};
 use crate::math;
 use crate::team::{SharedMut, Team, Worker};
+use std::ops::Range;
 
 /// Fewer values than this are cheaper done by the leader than shared: a job costs about a microsecond.
 const ALONE: usize = 4096;
@@ -15,23 +16,6 @@ pub enum Activation {
     Silu,
     /// GELU in its tanh form, of gemma.
     GeluTanh,
-}
-
-/// out = act(gate) · up, element by element.
-///
-/// # Panics
-/// If the lengths differ.
-pub fn gated(team: &Team, act: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    assert!(gate.len() == out.len() && up.len() == out.len(), "gate, up and output have one length");
-    in_parts(team, out, |first, out| {
-        let (gate, up) = (&gate[first..][..out.len()], &up[first..][..out.len()]);
-        gated_part(team.isa(), act, gate, up, out);
-    });
-}
-
-/// The same by the calling thread alone.
-pub(crate) fn gated_part(isa: Isa, act: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    isa.dispatch_floats(Gated { act, gate, up, out });
 }
 
 /// x = cap · tanh(x / cap), within 5 ulp.
@@ -68,11 +52,18 @@ fn in_parts(team: &Team, out: &mut [f32], part: impl Fn(usize, &mut [f32]) + Syn
     });
 }
 
-struct Gated<'a> {
-    act: Activation,
-    gate: &'a [f32],
-    up: &'a [f32],
-    out: &'a mut [f32],
+/// act(gate) · up of some rows of all tokens. The calling thread owns these rows of the output.
+pub(crate) struct Gated<'a> {
+    pub act: Activation,
+    /// `[tokens][stride]`
+    pub gate: &'a [f32],
+    pub up: &'a [f32],
+    pub stride: usize,
+    /// `[tokens][all_rows]`
+    pub out: &'a SharedMut<'a, f32>,
+    pub all_rows: usize,
+    /// Those rows.
+    pub rows: Range<usize>,
 }
 
 impl Op for Gated<'_> {
@@ -80,10 +71,15 @@ impl Op for Gated<'_> {
 
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        let Gated { act, gate, up, out } = self;
-        match act {
-            Activation::Silu => gated_by::<S, Silu>(s, gate, up, out),
-            Activation::GeluTanh => gated_by::<S, GeluTanh>(s, gate, up, out),
+        let Gated { act, gate, up, stride, out, all_rows, rows } = self;
+        for (t, (gate, up)) in gate.chunks_exact(stride).zip(up.chunks_exact(stride)).enumerate() {
+            let (gate, up) = (&gate[..rows.len()], &up[..rows.len()]);
+            // SAFETY: the calling thread owns these rows.
+            let out = unsafe { out.slice(t * all_rows + rows.start..t * all_rows + rows.end) };
+            match act {
+                Activation::Silu => gated_by::<S, Silu>(s, gate, up, out),
+                Activation::GeluTanh => gated_by::<S, GeluTanh>(s, gate, up, out),
+            }
         }
     }
 }
@@ -148,6 +144,7 @@ impl Op for SoftCap<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::isa::Isa;
     use crate::testing::{Random, teams};
 
     fn assert_near(got: f32, want: f64, tolerance: f64, what: &str) {
@@ -159,14 +156,34 @@ mod tests {
         let mut random = Random::new(3);
         for len in [1, 15, 16, 100, 5003] {
             let (gate, up) = (random.normals(len, 2.0), random.normals(len, 1.0));
-            for team in teams() {
-                let mut out = vec![f32::NAN; len];
-                gated(&team, Activation::Silu, &gate, &up, &mut out);
+            for isa in Isa::available() {
+                let gated = |act| {
+                    // Two tokens, the second of which is the first; rows 1 and on of len + 2.
+                    let [gate, up] = [&gate, &up].map(|x| [&x[..], &[0.0], &x[..], &[0.0]].concat());
+                    let mut out = vec![f32::NAN; 2 * (len + 2)];
+                    let shared = SharedMut::new(&mut out);
+                    isa.dispatch_floats(Gated {
+                        act,
+                        gate: &gate,
+                        up: &up,
+                        stride: len + 1,
+                        out: &shared,
+                        all_rows: len + 2,
+                        rows: 1..len + 1,
+                    });
+                    let (first, second) = out.split_at(len + 2);
+                    for y in [first, second] {
+                        assert!(y[0].is_nan() && y[len + 1].is_nan(), "writes beyond its rows");
+                    }
+                    assert_eq!(first[1..=len], second[1..=len]);
+                    first[1..=len].to_vec()
+                };
+                let out = gated(Activation::Silu);
                 for ((&g, &u), &y) in gate.iter().zip(&up).zip(&out) {
                     let (g, u) = (f64::from(g), f64::from(u));
                     assert_near(y, g / (1.0 + (-g).exp()) * u, 1e-6, "silu");
                 }
-                gated(&team, Activation::GeluTanh, &gate, &up, &mut out);
+                let out = gated(Activation::GeluTanh);
                 for ((&g, &u), &y) in gate.iter().zip(&up).zip(&out) {
                     let (g, u) = (f64::from(g), f64::from(u));
                     let inner = (2.0 / std::f64::consts::PI).sqrt() * (g + 0.044715 * g.powi(3));

@@ -1,5 +1,5 @@
 //! Matrix products of quantised or float weights with activations.
-use crate::activation::{self, Activation, gated};
+use crate::activation::{self, Activation, Gated};
 use crate::acts::{Acts, MATVEC_TOKENS, Row, Source};
 use crate::ahead::{Ahead, READ, prefetch};
 use crate::isa::Isa;
@@ -14,26 +14,28 @@ use crate::team::{Place, Scratch, SharedMut, Team, Worker, pause};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// One product of [`linear`]: `out[t][r] = Σ w[r]·x[t] + bias[r]`, added to what `out` holds when `add`.
-pub struct Product<'a> {
-    /// The weights.
+/// What an argument x is multiplied with: `y[r] = Σ w[r]·x + bias[r]`.
+#[derive(Clone, Copy)]
+pub struct Weights<'a> {
+    /// The matrix.
     pub w: Matrix<'a>,
     /// One value per row.
     pub bias: Option<&'a [f32]>,
-    /// `[tokens][out_stride]`, of which the first `w.rows()` of a row are written.
-    pub out: &'a mut [f32],
-    /// Values from one token's output to the next, at least `w.rows()`.
-    pub out_stride: usize,
-    /// Add to `out` (a residual) in place of overwriting it.
-    pub add: bool,
-    /// Low-rank deltas on the weights.
+    /// Low-rank deltas on the matrix.
     pub low_rank: LowRankSum<'a>,
 }
 
-impl Product<'_> {
+impl<'a> From<Matrix<'a>> for Weights<'a> {
+    /// A matrix alone.
+    fn from(w: Matrix<'a>) -> Self {
+        Weights { w, bias: None, low_rank: LowRankSum::default() }
+    }
+}
+
+impl Weights<'_> {
     /// # Panics
-    /// When the product does not fit `n` rows of `cols` values.
-    fn check(&self, n: usize, cols: usize) {
+    /// When they do not fit rows of `cols` values.
+    fn check(&self, cols: usize) {
         let rows = self.w.rows();
         assert_eq!(self.w.cols(), cols, "columns of weights and argument");
         assert!(self.bias.is_none_or(|b| b.len() == rows), "one bias per row");
@@ -43,6 +45,27 @@ impl Product<'_> {
             assert!(fits && d.factors.cols() == cols, "a delta has the shape of its weights");
             assert!(d.gain.as_ref().is_none_or(|g| g.len() == d.factors.rows()), "one gain per row");
         }
+    }
+}
+
+/// One product of [`linear`].
+pub struct Product<'a> {
+    /// What the argument is multiplied with.
+    pub weights: Weights<'a>,
+    /// `[tokens][out_stride]`, of which the first `weights.w.rows()` of a row are written.
+    pub out: &'a mut [f32],
+    /// Values from one token's output to the next, at least as many as rows.
+    pub out_stride: usize,
+    /// Add to `out` (a residual) in place of overwriting it.
+    pub add: bool,
+}
+
+impl Product<'_> {
+    /// # Panics
+    /// When the product does not fit `n` rows of `cols` values.
+    fn check(&self, n: usize, cols: usize) {
+        self.weights.check(cols);
+        let rows = self.weights.w.rows();
         assert!(self.out_stride >= rows && (n == 0 || self.out.len() >= (n - 1) * self.out_stride + rows));
     }
 }
@@ -75,19 +98,20 @@ pub fn linear(team: &Team, acts: &mut Acts, source: Source, products: &mut [Prod
         acts.set(team, source);
     }
     let acts = &*acts;
-    let mut t = vec![0.0; n * t_len(products)];
-    let deltas = Deltas::new(products, &mut t, n, team.threads());
+    let weights: Vec<_> = products.iter().map(|p| p.weights).collect();
+    let mut t = vec![0.0; n * t_len(&weights)];
+    let deltas = Deltas::new(&weights, &mut t, n, team.threads());
     let (mut units, mut count) = (0, 0);
     let mut jobs = Vec::with_capacity(products.len());
-    for p in products.iter_mut() {
+    for Product { weights, out, out_stride, add } in products {
         jobs.push((
-            Job { w: p.w, low_rank: p.low_rank, first_delta: count, first_unit: units },
-            Out::new(p.out, p.out_stride, p.bias, p.add),
+            Job { weights: *weights, first_delta: count, first_unit: units },
+            Out::new(out, *out_stride, weights.bias, *add),
         ));
-        units += p.w.rows().div_ceil(UNIT);
-        count += p.low_rank.deltas.len();
+        units += weights.w.rows().div_ceil(UNIT);
+        count += weights.low_rank.deltas.len();
     }
-    team.share(units, if n > MATVEC_TOKENS { LEAST_UNITS } else { 1 }, |worker| {
+    team.share(units, least_units(n), |worker| {
         let Worker { scratch, tile, input, idle, place, .. } = worker;
         deltas.ask(n, place);
         let input = &Input::new(team.isa(), source, acts, input);
@@ -106,9 +130,9 @@ pub fn linear(team: &Team, acts: &mut Acts, source: Source, products: &mut [Prod
                 // What a thread has left of its own units is most likely what it reads next.
                 let mine = if own.contains(&here.start) { own.end } else { here.end };
                 let ahead = Ahead {
-                    here: job.w.part(&job.rows(&(here.start..mine))),
+                    here: job.weights.w.part(&job.rows(&(here.start..mine))),
                     next: match following {
-                        Some(job) if mine > end => job.w.part(&job.rows(&(end..mine))),
+                        Some(job) if mine > end => job.weights.w.part(&job.rows(&(end..mine))),
                         _ => then,
                     },
                 };
@@ -118,11 +142,10 @@ pub fn linear(team: &Team, acts: &mut Acts, source: Source, products: &mut [Prod
         }
         idle.set(then);
     });
-    keep_columns(team, products);
+    keep_columns(team, &weights);
 }
 
-/// `out` = act(gate · x) · (up · x), `[n][rows]`, for two products of as many rows, in one phase of the team with one
-/// token; their own outputs are memory for more, and neither is added to.
+/// `out` = act(gate · x) · (up · x), `[n][rows]`, of two weights of as many rows, in one phase of the team.
 ///
 /// # Panics
 /// As [`linear`], and when the two differ in their rows, or `out` in its size.
@@ -131,68 +154,74 @@ pub fn gated_linear(
     acts: &mut Acts,
     source: Source,
     act: Activation,
-    products: &mut [Product; 2],
+    weights: [Weights; 2],
     out: &mut [f32],
     next: &[Matrix],
 ) {
-    let (n, rows) = (source.tokens(), products[0].w.rows());
-    assert!(
-        products.iter().all(|p| p.w.rows() == rows && p.out_stride == rows && !p.add),
-        "gate and up are alike"
-    );
-    assert_eq!(out.len(), n * rows, "output of a gated product");
-    if n != 1 {
-        linear(team, acts, source, products, next);
-        let [gate, up] = products;
-        return gated(team, act, &gate.out[..n * rows], &up.out[..n * rows], out);
+    let (n, all_rows) = (source.tokens(), weights[0].w.rows());
+    weights.iter().for_each(|weights| weights.check(source.cols));
+    assert_eq!(weights[1].w.rows(), all_rows, "gate and up are alike");
+    assert_eq!(out.len(), n * all_rows, "output of a gated product");
+    if n == 0 {
+        return;
     }
-    products.iter().for_each(|p| p.check(n, source.cols));
+    if n > MATVEC_TOKENS {
+        acts.set(team, source);
+    }
     let acts = &*acts;
-    let mut t = vec![0.0; t_len(products)];
-    let deltas = Deltas::new(products, &mut t, n, team.threads());
-    let [gate, up] = &*products;
-    let jobs = [(gate, 0), (up, gate.low_rank.deltas.len())].map(|(p, first_delta)| Job {
-        w: p.w,
-        low_rank: p.low_rank,
-        first_delta,
-        first_unit: 0,
-    });
-    let biases = [gate.bias, up.bias];
+    let mut t = vec![0.0; n * t_len(&weights)];
+    let deltas = Deltas::new(&weights, &mut t, n, team.threads());
+    let firsts = [0, weights[0].low_rank.deltas.len()];
+    let jobs = [0, 1].map(|i| Job { weights: weights[i], first_delta: firsts[i], first_unit: 0 });
     let out = SharedMut::new(out);
-    let units = rows.div_ceil(UNIT);
-    team.share(units, 1, |worker| {
+    let units = all_rows.div_ceil(UNIT);
+    // What both give stays in the cache until it becomes the output.
+    let step = (TILE / n / UNIT).max(1);
+    team.share(units, least_units(n), |worker| {
         let Worker { scratch, tile, input, idle, place, .. } = worker;
         deltas.ask(n, place);
         let input = &Input::new(team.isa(), source, acts, input);
         deltas.multiply(input, place, scratch);
         let (own, then) = (place.share(units), first_part(next, place));
-        while let Some(units) = place.take() {
+        while let Some(claimed) = place.take() {
             // What a thread has left of its own units is most likely what it reads next.
-            let then = if own.contains(&units.end) {
-                jobs[0].w.part(&jobs[0].rows(&(units.end..own.end)))
+            let then = if own.contains(&claimed.end) {
+                jobs[0].weights.w.part(&jobs[0].rows(&(claimed.end..own.end)))
             } else {
                 then
             };
-            let rows = jobs[0].rows(&units);
-            let stride = rows.len().next_multiple_of(UNIT);
-            let (gates, ups) = tile.get::<f32>(2 * stride).split_at_mut(stride);
-            for (i, values) in [&mut *gates, &mut *ups].into_iter().enumerate() {
-                let part = |i: usize| jobs[i].w.part(&rows);
-                let ahead = Ahead { here: part(i), next: if i == 0 { part(1) } else { then } };
-                jobs[i].tile(input, rows.clone(), biases[i], &deltas, scratch, ahead, values, stride);
+            for unit in claimed.clone().step_by(step) {
+                let units = unit..claimed.end.min(unit + step);
+                let rows = jobs[0].rows(&units);
+                let stride = rows.len().next_multiple_of(UNIT);
+                let (gate, up) = tile.get::<f32>(2 * n * stride).split_at_mut(n * stride);
+                for (i, values) in [&mut *gate, &mut *up].into_iter().enumerate() {
+                    let part = |i: usize, units: Range<usize>| jobs[i].weights.w.part(&jobs[i].rows(&units));
+                    let next = match i {
+                        0 => part(1, units.clone()),
+                        _ if units.end < claimed.end => part(0, units.end..claimed.end),
+                        _ => then,
+                    };
+                    let ahead = Ahead { here: part(i, units.clone()), next };
+                    let bias = weights[i].bias;
+                    jobs[i].tile(input, rows.clone(), bias, &deltas, scratch, ahead, values, stride);
+                }
+                team.isa().dispatch_floats(Gated { act, gate, up, stride, out: &out, all_rows, rows });
             }
-            // SAFETY: each unit is claimed by one thread.
-            let out = unsafe { out.slice(rows.clone()) };
-            activation::gated_part(team.isa(), act, &gates[..rows.len()], &ups[..rows.len()], out);
         }
         idle.set(then);
     });
-    keep_columns(team, products);
+    keep_columns(team, &weights);
+}
+
+/// Units that a thread claims at least of `n` tokens.
+fn least_units(n: usize) -> u32 {
+    if n > MATVEC_TOKENS { LEAST_UNITS } else { 1 }
 }
 
 /// Keeps what the products were missing.
-fn keep_columns(team: &Team, products: &[Product]) {
-    for Product { w, .. } in products {
+fn keep_columns(team: &Team, weights: &[Weights]) {
+    for Weights { w, .. } in weights {
         if let Some(columns) = w.columns() {
             columns.keep_missing(team, w);
         }
@@ -200,8 +229,8 @@ fn keep_columns(team: &Team, products: &[Product]) {
 }
 
 /// Values of the products with A of all deltas, for each token.
-fn t_len(products: &[Product]) -> usize {
-    products.iter().flat_map(|p| p.low_rank.deltas).map(|d| d.factors.t_len()).sum()
+fn t_len(weights: &[Weights]) -> usize {
+    weights.iter().flat_map(|weights| weights.low_rank.deltas).map(|d| d.factors.t_len()).sum()
 }
 
 /// What a thread reads first when the team shares all rows of `matrices`.
@@ -279,9 +308,9 @@ struct Deltas<'a> {
 }
 
 impl<'a> Deltas<'a> {
-    fn new(products: &[Product<'a>], t: &'a mut [f32], n: usize, threads: usize) -> Self {
+    fn new(weights: &[Weights<'a>], t: &'a mut [f32], n: usize, threads: usize) -> Self {
         let (mut jobs, mut rest) = (Vec::new(), t);
-        for delta in products.iter().flat_map(|p| p.low_rank.deltas) {
+        for delta in weights.iter().flat_map(|weights| weights.low_rank.deltas) {
             let stride = delta.factors.t_len();
             let (part, others) = rest.split_at_mut(n * stride);
             rest = others;
@@ -369,8 +398,7 @@ const TILE: usize = 1 << 16;
 
 /// A product while threads share it.
 struct Job<'a> {
-    w: Matrix<'a>,
-    low_rank: LowRankSum<'a>,
+    weights: Weights<'a>,
     /// Index of the first of its deltas among all of a call.
     first_delta: usize,
     /// Likewise of its units.
@@ -380,7 +408,7 @@ struct Job<'a> {
 impl Job<'_> {
     /// The rows in `units` of a call.
     fn rows(&self, units: &Range<usize>) -> Range<usize> {
-        let row = |unit: usize| ((unit - self.first_unit) * UNIT).min(self.w.rows());
+        let row = |unit: usize| ((unit - self.first_unit) * UNIT).min(self.weights.w.rows());
         row(units.start)..row(units.end)
     }
 
@@ -394,15 +422,16 @@ impl Job<'_> {
         ahead: Ahead,
         out: &Out,
     ) {
-        if self.low_rank.deltas.is_empty() {
-            return input.multiply(&self.w, rows, out, scratch, ahead);
+        let Weights { w, low_rank, .. } = &self.weights;
+        if low_rank.deltas.is_empty() {
+            return input.multiply(w, rows, out, scratch, ahead);
         }
         let step = (TILE / input.n / UNIT * UNIT).clamp(UNIT, 8 * UNIT);
         for row in rows.clone().step_by(step) {
             let part = row..rows.end.min(row + step);
             let stride = part.len().next_multiple_of(UNIT);
             let tile = tile.get::<f32>(input.n * stride);
-            let ahead = Ahead { here: &ahead.here[(row - rows.start) * self.w.row_bytes()..], ..ahead };
+            let ahead = Ahead { here: &ahead.here[(row - rows.start) * w.row_bytes()..], ..ahead };
             self.tile(input, part.clone(), None, deltas, scratch, ahead, tile, stride);
             input.isa.dispatch_floats(PutTile { out, rows: part, tile, stride });
         }
@@ -422,7 +451,8 @@ impl Job<'_> {
         tile: &mut [f32],
         stride: usize,
     ) {
-        let plain = self.low_rank.deltas.is_empty();
+        let Weights { w, low_rank, .. } = &self.weights;
+        let plain = low_rank.deltas.is_empty();
         let out = Out {
             first_row: rows.start,
             out: SharedMut::new(tile),
@@ -432,27 +462,22 @@ impl Job<'_> {
             factor: 1.0,
         };
         if input.n == 1 {
-            for delta in self.low_rank.deltas {
-                let b = delta.factors.b_rows(self.low_rank.first_row + rows.start, rows.len());
+            for delta in low_rank.deltas {
+                let b = delta.factors.b_rows(low_rank.first_row + rows.start, rows.len());
                 prefetch::<READ>(b.as_ptr(), b.len());
             }
         }
-        input.multiply(&self.w, rows.clone(), &out, scratch, ahead);
+        input.multiply(w, rows.clone(), &out, scratch, ahead);
         if plain {
             return;
         }
         let t = |i| deltas.t(self.first_delta + i);
         let (row, count) = (rows.start, rows.len());
-        input.isa.dispatch_floats(Apply {
-            sum: self.low_rank,
-            t,
-            row,
-            rows: count,
-            tile: &mut *tile,
-            stride,
-        });
+        input.isa.dispatch_floats(Apply { sum: *low_rank, t, row, rows: count, tile: &mut *tile, stride });
         if let Some(bias) = bias {
-            tile.iter_mut().zip(&bias[rows]).for_each(|(y, b)| *y += b);
+            for y in tile.chunks_exact_mut(stride) {
+                activation::add(&mut y[..count], &bias[rows.clone()]);
+            }
         }
     }
 }

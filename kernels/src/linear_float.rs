@@ -331,14 +331,7 @@ mod tests {
             team,
             &mut acts,
             Source::new(x, w.cols()),
-            &mut [Product {
-                w,
-                bias: None,
-                out: &mut out,
-                out_stride,
-                add: false,
-                low_rank: Default::default(),
-            }],
+            &mut [Product { weights: w.into(), out: &mut out, out_stride, add: false }],
             &[],
         );
         out

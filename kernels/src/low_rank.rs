@@ -332,7 +332,7 @@ mod tests {
     use super::*;
     use crate::acts::{Acts, Source};
     use crate::isa::Isa;
-    use crate::linear::{Product, linear};
+    use crate::linear::{Product, Weights, linear};
     use crate::team::Team;
 
     fn values(n: usize, seed: usize) -> Vec<f32> {
@@ -415,8 +415,18 @@ mod tests {
             &mut acts,
             Source::new(x, cols),
             &mut [
-                Product { w, bias: Some(&bias), out: &mut one, out_stride: rows, add: true, low_rank: first },
-                Product { w, bias: None, out: &mut two, out_stride: rows, add: false, low_rank: second },
+                Product {
+                    weights: Weights { w, bias: Some(&bias), low_rank: first },
+                    out: &mut one,
+                    out_stride: rows,
+                    add: true,
+                },
+                Product {
+                    weights: Weights { w, bias: None, low_rank: second },
+                    out: &mut two,
+                    out_stride: rows,
+                    add: false,
+                },
             ],
             &[],
         );

@@ -9,7 +9,7 @@ use lapwing_kernels::acts::{Acts, Source};
 use lapwing_kernels::attention::{AttnArgs, attention};
 use lapwing_kernels::format::decode_row;
 use lapwing_kernels::hadamard::hadamard;
-use lapwing_kernels::linear::{Product, gated_linear, linear};
+use lapwing_kernels::linear::{Product, Weights, gated_linear, linear};
 use lapwing_kernels::norm::{rms_norm, rms_norm_heads};
 use lapwing_kernels::rope::{RopeTable, rope};
 use lapwing_kernels::team::Team;
@@ -66,8 +66,6 @@ pub struct Workspace {
     k: Vec<f32>,
     v: Vec<f32>,
     /// `[n][ff]`.
-    gate: Vec<f32>,
-    up: Vec<f32>,
     gated: Vec<f32>,
     /// The argument of the next product, quantised.
     acts: Acts,
@@ -100,8 +98,6 @@ impl Workspace {
             attended: zeros(spec.q_width()),
             k: zeros(spec.kv_width()),
             v: zeros(spec.kv_width()),
-            gate: zeros(ff),
-            up: zeros(ff),
             gated: zeros(ff),
             acts: Acts::new(n, spec.width.max(spec.q_width()).max(ff)),
             ropes: model.ropes().iter().map(|rope| Turns::new(rope, 0)).collect(),
@@ -395,11 +391,10 @@ fn feed_forward(
     let x = &mut ws.x[rows.start * width..rows.end * width];
     let source = Source::normed(x, &layer.ffn_norm, eps);
     let stack = &ws.stack;
-    let (gate, up, gated) = (&mut ws.gate[..m * ff], &mut ws.up[..m * ff], &mut ws.gated[..m * ff]);
-    let mut products =
-        [product(model, stack, &layer.gate, gate, false), product(model, stack, &layer.up, up, false)];
+    let gated = &mut ws.gated[..m * ff];
+    let both = [&layer.gate, &layer.up].map(|linear| weights(model, stack, linear));
     let down = [model.matrix(&layer.down)];
-    gated_linear(team, &mut ws.acts, source, activation, &mut products, gated, &down);
+    gated_linear(team, &mut ws.acts, source, activation, both, gated, &down);
     ws.cancel.check()?;
     let gated = Source::new(gated, ff);
     match &layer.ffn_post_norm {
@@ -419,16 +414,20 @@ fn qkv(layer: &LayerWeights) -> [&Linear; 3] {
     [&layer.q, &layer.k, &layer.v]
 }
 
+/// What a linear layer multiplies with under `stack`.
+fn weights<'a>(model: &'a Model, stack: &'a Resolved, linear: &'a Linear) -> Weights<'a> {
+    Weights { w: model.matrix(linear), bias: linear.bias(), low_rank: stack.of(linear) }
+}
+
 /// One product of all tokens held in the activations, `out` being `[n][rows]`.
 fn product<'a>(
     model: &'a Model,
     stack: &'a Resolved,
-    weights: &'a Linear,
+    linear: &'a Linear,
     out: &'a mut [f32],
     add: bool,
 ) -> Product<'a> {
-    let (w, bias, low_rank) = (model.matrix(weights), weights.bias(), stack.of(weights));
-    Product { w, bias, out, out_stride: weights.rows(), add, low_rank }
+    Product { weights: weights(model, stack, linear), out, out_stride: linear.rows(), add }
 }
 
 /// Whether no value is infinite or NaN: their exponents are all ones. Branch-free, so that it runs in vectors.

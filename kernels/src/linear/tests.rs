@@ -102,14 +102,8 @@ impl Case {
         let mut acts = Acts::new(n, self.cols);
         let x = &self.x[tokens.start * self.cols..tokens.end * self.cols];
         let bias = bias.then_some(&self.bias[..]);
-        let product = Product {
-            w: self.matrix(),
-            bias,
-            out: &mut out,
-            out_stride: stride,
-            add,
-            low_rank: Default::default(),
-        };
+        let weights = Weights { bias, ..self.matrix().into() };
+        let product = Product { weights, out: &mut out, out_stride: stride, add };
         linear(team, &mut acts, Source::new(x, self.cols), &mut [product], &[]);
         assert!(out.chunks(stride).all(|row| row[self.rows..] == [0.25; 3]), "writes beyond its rows");
         out.chunks(stride).flat_map(|row| row[..self.rows].to_vec()).collect()
@@ -228,17 +222,10 @@ fn several_products_in_one_phase_equal_single_ones() {
             let source = Source::new(&a.x, 256);
             let (mut ya, mut yb) = (vec![0.0; 5 * 70], vec![0.0; 5 * 33]);
             let mut single = (ya.clone(), yb.clone());
-            let product = |w, out, out_stride| Product {
-                w,
-                bias: None,
-                out,
-                out_stride,
-                add: false,
-                low_rank: Default::default(),
-            };
-            linear(&team, &mut acts, source, &mut [product(a.matrix(), &mut single.0, 70)], &[]);
-            linear(&team, &mut acts, source, &mut [product(b.matrix(), &mut single.1, 33)], &[]);
-            let mut both = [product(a.matrix(), &mut ya, 70), product(b.matrix(), &mut yb, 33)];
+            let product = |weights, out, out_stride| Product { weights, out, out_stride, add: false };
+            linear(&team, &mut acts, source, &mut [product(a.matrix().into(), &mut single.0, 70)], &[]);
+            linear(&team, &mut acts, source, &mut [product(b.matrix().into(), &mut single.1, 33)], &[]);
+            let mut both = [product(a.matrix().into(), &mut ya, 70), product(b.matrix().into(), &mut yb, 33)];
             linear(&team, &mut acts, source, &mut both, &[]);
             assert_eq!((ya, yb), single, "{isa}");
         }
@@ -282,7 +269,8 @@ fn outliers_are_added_to_the_products_of_the_others() {
             let run = |w: Matrix, tokens: Range<usize>| {
                 let mut out = vec![f32::NAN; tokens.len() * rows];
                 let (bias, low_rank) = (Some(&case.bias[..]), LowRankSum::default());
-                let product = Product { w, bias, out: &mut out, out_stride: rows, add: false, low_rank };
+                let weights = Weights { w, bias, low_rank };
+                let product = Product { weights, out: &mut out, out_stride: rows, add: false };
                 linear(&team, &mut Acts::new(n, cols), source(tokens), &mut [product], &[]);
                 out
             };
@@ -322,7 +310,8 @@ fn quantised_factors_meet_outliers() {
     for isa in Isa::available() {
         let mut out = vec![f32::NAN; rows];
         let low_rank = LowRankSum { deltas, first_row: 0 };
-        let product = Product { w, bias: None, out: &mut out, out_stride: rows, add: false, low_rank };
+        let weights = Weights { w, bias: None, low_rank };
+        let product = Product { weights, out: &mut out, out_stride: rows, add: false };
         let team = Team::new(1, isa).unwrap();
         linear(&team, &mut Acts::new(1, cols), Source::normed(&x, &weight, 1e-6), &mut [product], &[]);
         for (r, y) in out.into_iter().enumerate() {
@@ -353,28 +342,14 @@ fn gated_products_are_the_same_alone_and_in_a_batch() {
             let team = Team::new(threads, isa).unwrap();
             let run = |x: &[f32]| {
                 let n = x.len() / cols;
-                let (mut g, mut u, mut out) =
-                    (vec![0.0; n * rows], vec![0.0; n * rows], vec![f32::NAN; n * rows]);
-                let product = |w, out, low_rank| Product {
-                    w,
-                    bias: Some(&gate.bias),
-                    out,
-                    out_stride: rows,
-                    add: false,
-                    low_rank,
-                };
-                let mut both =
-                    [product(gate.matrix(), &mut g, sum), product(up.matrix(), &mut u, Default::default())];
-                let mut acts = Acts::new(n, cols);
-                gated_linear(
-                    &team,
-                    &mut acts,
-                    Source::normed(x, &weight, 1e-6),
-                    Activation::Silu,
-                    &mut both,
-                    &mut out,
-                    &[],
-                );
+                let mut out = vec![f32::NAN; n * rows];
+                let (bias, low_rank) = (Some(&gate.bias[..]), sum);
+                let both = [
+                    Weights { w: gate.matrix(), bias, low_rank },
+                    Weights { w: up.matrix(), bias, low_rank: Default::default() },
+                ];
+                let (mut acts, source) = (Acts::new(n, cols), Source::normed(x, &weight, 1e-6));
+                gated_linear(&team, &mut acts, source, Activation::Silu, both, &mut out, &[]);
                 out
             };
             let batch = run(&x);

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use allocator::{Guarded, guards, report};
-use lapwing_kernels::activation::{Activation, gated, soft_cap};
+use lapwing_kernels::activation::{Activation, soft_cap};
 use lapwing_kernels::acts::{Acts, Source};
 use lapwing_kernels::attention::{AttnArgs, attention};
 use lapwing_kernels::isa::Isa;
 use lapwing_kernels::kv::{BLOCK, KvBlock, KvShape, KvType, store};
-use lapwing_kernels::linear::{Product, linear};
+use lapwing_kernels::linear::{Product, gated_linear, linear};
 use lapwing_kernels::matrix::Matrix;
 use lapwing_kernels::norm::{rms_norm, rms_norm_heads};
 use lapwing_kernels::rope::{RopeKind, RopeParams, RopeTable, rope};
@@ -53,14 +53,7 @@ fn product(isa: Isa, w: &Matrix, x: &[f32], n: usize) -> Box<[f32]> {
     let team = Team::new(1, isa).unwrap();
     let mut acts = Acts::new(n, w.cols());
     let mut out = vec![0.0; n * w.rows()].into_boxed_slice();
-    let product = Product {
-        w: *w,
-        bias: None,
-        out: &mut out,
-        out_stride: w.rows(),
-        add: false,
-        low_rank: Default::default(),
-    };
+    let product = Product { weights: (*w).into(), out: &mut out, out_stride: w.rows(), add: false };
     linear(&team, &mut acts, Source::new(x, w.cols()), &mut [product], &[]);
     out
 }
@@ -174,7 +167,11 @@ fn steps_between_products_of_any_length() {
             rms_norm(&team, &x, len, Some(&weight), 1e-5, &mut out);
             rms_norm_heads(&team, &mut out, 2, len, 2 * len, Some(&weight), 1e-5);
             for act in [Activation::Silu, Activation::GeluTanh] {
-                gated(&team, act, &x, &random.values(2 * len), &mut out);
+                let values = random.values(len * 32);
+                let bytes: Box<[u8]> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                let w = Matrix::new(TensorType::F32, len, 32, &bytes).unwrap().into();
+                let (mut acts, source) = (Acts::new(2, 32), random.values(64));
+                gated_linear(&team, &mut acts, Source::new(&source, 32), act, [w, w], &mut out, &[]);
             }
             soft_cap(&team, &mut out, 30.0);
             let mut table = RopeTable::new(&RopeParams::new(len / 2 * 2, 1e4));

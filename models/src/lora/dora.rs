@@ -42,14 +42,7 @@ impl Dora {
             bytes.extend(values[..rows * cols].iter().flat_map(|v| v.to_le_bytes()));
             let part =
                 Matrix::new(TensorType::F32, rows, cols, &bytes).expect("as many bytes as were decoded");
-            let product = Product {
-                w: part,
-                bias: None,
-                out: &mut wa,
-                out_stride: ROWS,
-                add: false,
-                low_rank: Default::default(),
-            };
+            let product = Product { weights: part.into(), out: &mut wa, out_stride: ROWS, add: false };
             linear(team, &mut acts, Source::new(a, cols), &mut [product], &[]);
             for r in 0..rows {
                 let w = &values[r * cols..][..cols];
