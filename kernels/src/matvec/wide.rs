@@ -3,7 +3,8 @@
 //! Integer sums of a block may be added in any order, so the bytes of a group of blocks are unpacked to where
 //! few instructions can put them and the activations are laid out to match, once for all rows. A group of 128
 //! values ends as a vector of 16 sums: the 128-bit lane is the class, the dword in it the row. One conversion,
-//! one product and one multiply-add then serve four rows.
+//! one product and one multiply-add then serve four rows. To get there, sums of each row are added up across dwords;
+//! or, where a byte holds parts of several values, the bytes of four rows are transposed before they are unpacked.
 use super::Rows;
 use crate::acts::Row;
 use crate::format::Quantised;
@@ -16,10 +17,15 @@ pub(crate) trait Wide: Quantised {
     const STEP: usize;
     /// Which 16 activations of a step, counted in sixteens, each lane of the layout holds.
     const ORDER: &'static [usize];
+    /// Whether the dwords of a lane are of four rows: then four vectors take the place of one, in each of which a dword of
+    /// every lane fills the lane.
+    const TRANSPOSED: bool = false;
+    /// Vectors of activations of a step.
+    const VECTORS: usize = Self::ORDER.len() / 4 * if Self::TRANSPOSED { 4 } else { 1 };
     /// The class of each lane of the sums.
     const CLASSES: [usize; 4] = [0, 1, 2, 3];
-    /// What is subtracted from the unpacked weights.
-    const LESS: i32 = Self::BIAS;
+    /// What is subtracted from the unpacked weights of each vector of sums.
+    const LESS: [i32; 4] = [Self::BIAS; 4];
     /// For each vector of sums of a step which consecutive sixteens, from and how many, a lane adds up; none when
     /// nothing is subtracted.
     const SUMS: &'static [[(usize, usize); 4]];
@@ -43,11 +49,11 @@ pub(super) use op;
 
 /// One token's activations, laid out for a format.
 pub(crate) struct Layout {
-    /// `[steps][ORDER]` sixteens.
+    /// `[steps][VECTORS]`
     q: *const __m512i,
     /// [groups] scales, each class in all dwords of its lane.
     d: *const __m512,
-    /// `[steps][SUMS]` vectors −LESS · Σ quants, in the first dword of each lane.
+    /// `[steps][SUMS]` vectors −LESS · Σ quants, in the first dword of each lane, or in all.
     init: *const __m512i,
     /// `[MINS][groups]` scaled sums, laid out as `d`.
     scaled: *const __m512,
@@ -106,7 +112,7 @@ impl<Q: Wide> WideRows<'_, Q> {
     pub fn call(self, simd: Avx512Vnni) {
         let Rows { ty, blocks, row_blocks, rows, acts, out, scratch, ahead } = self.0;
         let (groups, steps) = (acts.d.len() / 4, acts.q.len() / Q::STEP);
-        let size = acts.q.len() / 64 + groups * (1 + Q::MINS) + steps * Q::SUMS.len();
+        let size = steps * (Q::VECTORS + Q::SUMS.len()) + groups * (1 + Q::MINS);
         let (memory, fresh) = scratch.lay_out(ty, size * 64);
         let layout = lay_out::<Q>(acts, memory, fresh);
         let bytes = row_blocks * Q::BLOCK_BYTES;
@@ -164,10 +170,22 @@ impl<Q: Wide> WideRows<'_, Q> {
     }
 }
 
-/// Copies sixteen activations.
+/// Sixteen bytes to a lane.
+///
+/// # Safety
+/// Each of `x` points to as many.
 #[inline(always)]
-fn copy(to: &mut [u8; 16], from: &[i8; 16]) {
-    op!(_mm_storeu_si128(to.as_mut_ptr().cast(), _mm_loadu_si128(from.as_ptr().cast())))
+pub(super) unsafe fn lanes_of(x: [*const u8; 4]) -> __m512i {
+    op! {
+        let [a, b, c, d] = four!(i => _mm_loadu_si128(x[i].cast()));
+        let ab = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(a), b);
+        _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(ab, c), d)
+    }
+}
+
+#[inline(always)]
+fn store(to: &mut [u8; 64], x: __m512i) {
+    op!(_mm512_storeu_si512(to.as_mut_ptr().cast(), x))
 }
 
 /// Puts each class into all dwords of its lane.
@@ -181,13 +199,13 @@ fn spread<Q: Wide>(out: &mut [u8; 64], x: &[f32; 4]) {
     }
 }
 
-/// Puts each number into the first dword of its lane; the others are zero.
+/// Puts each number into those `dwords` of its lane; the others are zero.
 #[inline(always)]
-fn first_dwords(out: &mut [u8; 64], x: [i32; 4]) {
+fn in_lanes(out: &mut [u8; 64], dwords: u16, x: [i32; 4]) {
     op! {
-        let index = _mm512_setr_epi32(0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0);
+        let index = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
         let x = _mm512_castsi128_si512(_mm_loadu_si128(x.as_ptr().cast()));
-        _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_maskz_permutexvar_epi32(0x1111, index, x))
+        store(out, _mm512_maskz_permutexvar_epi32(dwords, index, x))
     }
 }
 
@@ -204,10 +222,20 @@ fn fill<Q: Wide>(
     let groups = blocks / 4;
     let sixteens = Q::ORDER.len();
     let (from, _) = acts.q.as_chunks::<16>();
-    let (to, _) = q.as_chunks_mut::<16>();
-    for (to, from) in to.chunks_exact_mut(sixteens).zip(from.chunks_exact(sixteens)) {
-        for (to, &at) in to.iter_mut().zip(Q::ORDER) {
-            copy(to, &from[at]);
+    let vectors = q.as_chunks_mut::<64>().0;
+    for (to, from) in vectors.chunks_exact_mut(Q::VECTORS).zip(from.chunks_exact(sixteens)) {
+        for (to, order) in to.chunks_exact_mut(4 * Q::VECTORS / sixteens).zip(Q::ORDER.as_chunks::<4>().0) {
+            let x = op!(lanes_of(four!(i => from[order[i]].as_ptr().cast())));
+            if Q::TRANSPOSED {
+                op! {
+                    store(&mut to[0], _mm512_shuffle_epi32::<0b00_00_00_00>(x));
+                    store(&mut to[1], _mm512_shuffle_epi32::<0b01_01_01_01>(x));
+                    store(&mut to[2], _mm512_shuffle_epi32::<0b10_10_10_10>(x));
+                    store(&mut to[3], _mm512_shuffle_epi32::<0b11_11_11_11>(x));
+                }
+            } else {
+                store(&mut to[0], x);
+            }
         }
     }
     for (out, x) in d.iter_mut().zip(acts.d.as_chunks().0) {
@@ -222,14 +250,16 @@ fn fill<Q: Wide>(
     if !Q::SUMS.is_empty() {
         let (halves, whole) = acts.sums.split_at(2 * blocks);
         let halves = halves.split_at(blocks);
+        let dwords = if Q::TRANSPOSED { 0xffff } else { 0x1111 };
         for (s, init) in init.chunks_exact_mut(Q::SUMS.len()).enumerate() {
             let from = s * sixteens / 2;
             let halves = (&halves.0[from..][..sixteens / 2], &halves.1[from..][..sixteens / 2]);
             let whole = &whole[from..][..sixteens / 2];
-            for (init, lanes) in init.iter_mut().zip(Q::SUMS) {
-                first_dwords(
+            for ((init, lanes), less) in init.iter_mut().zip(Q::SUMS).zip(Q::LESS) {
+                in_lanes(
                     init,
-                    four!(i => -Q::LESS * match lanes[i] {
+                    dwords,
+                    four!(i => -less * match lanes[i] {
                         (at, 2) => whole[at / 2],
                         (at, _) => if at % 2 == 0 { halves.0[at / 2] } else { halves.1[at / 2] },
                     }),
@@ -243,7 +273,7 @@ fn fill<Q: Wide>(
 #[inline(always)]
 fn lay_out<Q: Wide>(acts: Row, memory: &mut [u8], fresh: bool) -> Layout {
     let groups = acts.d.len() / 4;
-    let (q, rest) = memory.split_at_mut(acts.q.len());
+    let (q, rest) = memory.split_at_mut(acts.q.len() / Q::STEP * Q::VECTORS * 64);
     let (vectors, _) = rest.as_chunks_mut::<64>();
     let (d, vectors) = vectors.split_at_mut(groups);
     let (scaled, init) = vectors.split_at_mut(groups * Q::MINS);

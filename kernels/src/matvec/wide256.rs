@@ -1,5 +1,5 @@
 //! Four rows of formats with blocks of 256 values.
-use super::wide::{Layout, Wide, op, reduce};
+use super::wide::{Layout, Wide, lanes_of, op, reduce};
 use super::wide32::{AND_OR, Aligned, table};
 use crate::format::IQ4_BIASED;
 use crate::format::blocks::{Iq4Xs, Q2K, Q3K, Q4K, Q5K, Q6K};
@@ -17,11 +17,7 @@ const UPPER: i32 = 0xee;
 /// Sixteen bytes of each row, a row to a lane.
 #[inline(always)]
 unsafe fn gather(rows: [*const u8; 4], offset: usize) -> __m512i {
-    op! {
-        let [a, b, c, d] = four!(r => _mm_loadu_si128(rows[r].add(offset).cast()));
-        let ab = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(a), b);
-        _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(ab, c), d)
-    }
+    op!(lanes_of(four!(r => rows[r].add(offset))))
 }
 
 /// The f16 at `offset` of row r as dword r of each lane.
@@ -306,15 +302,72 @@ fn runs(planes: [__m512i; 4]) -> [__m512i; 2] {
     }
 }
 
-/// Two-bit quants of plane `K`.
+/// Transposes dwords: dword r of lane l of vector j is dword j of lane l of `rows[r]`.
 #[inline(always)]
-fn plane<const K: u32>(qs: __m512i) -> __m512i {
-    op!(_mm512_and_si512(_mm512_srli_epi16::<K>(qs), _mm512_set1_epi8(3)))
+fn transpose(rows: [__m512i; 4]) -> [__m512i; 4] {
+    op! {
+        let [[low_ab, high_ab], [low_cd, high_cd]] = two!(i => {
+            let (a, b) = (rows[2 * i], rows[2 * i + 1]);
+            [_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)]
+        });
+        [
+            _mm512_unpacklo_epi64(low_ab, low_cd),
+            _mm512_unpackhi_epi64(low_ab, low_cd),
+            _mm512_unpacklo_epi64(high_ab, high_cd),
+            _mm512_unpackhi_epi64(high_ab, high_cd),
+        ]
+    }
+}
+
+/// Of the sixteens of plane `k`, four rows in the dwords of a lane, the sums of the products of the `bits` of their bytes.
+#[inline(always)]
+unsafe fn plane(bytes: [__m512i; 4], bits: u8, acts: &Layout, s: usize, k: usize) -> __m512i {
+    op! {
+        let bits = _mm512_set1_epi8(bits as i8);
+        let mut sum = _mm512_setzero_si512();
+        for (j, bytes) in bytes.into_iter().enumerate() {
+            sum = _mm512_dpbusd_epi32(sum, _mm512_and_si512(bytes, bits), acts.q(16 * s + 4 * k + j));
+        }
+        sum
+    }
+}
+
+/// Likewise of values of three bits: those `low` ones of `bytes`, and the next one of `thirds`.
+#[inline(always)]
+unsafe fn threes(
+    bytes: [__m512i; 4],
+    thirds: [__m512i; 4],
+    low: u8,
+    acts: &Layout,
+    s: usize,
+    k: usize,
+) -> __m512i {
+    op! {
+        let (low, third) = (_mm512_set1_epi8(low as i8), _mm512_set1_epi8(((low << 1) & !low) as i8));
+        let mut sum = acts.init(4 * s + k);
+        for j in 0..4 {
+            let w = _mm512_ternarylogic_epi32::<AND_OR>(thirds[j], third, _mm512_and_si512(bytes[j], low));
+            sum = _mm512_dpbusd_epi32(sum, w, acts.q(16 * s + 4 * k + j));
+        }
+        sum
+    }
+}
+
+/// The f16 at `offset` of row r as dword r of each lane, over `times` of the plane in lane k: values of plane k are not
+/// shifted down, and their sums as many times too large.
+#[inline(always)]
+unsafe fn plane_halves(rows: [*const u8; 4], offset: usize, times: &[f32; 4]) -> __m512 {
+    op! {
+        let [a, b, c, d] = times.map(|times| 1.0 / times);
+        let over = _mm512_setr_ps(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d);
+        _mm512_mul_ps(halves(rows, offset), over)
+    }
 }
 
 impl Wide for Q2K {
     const STEP: usize = 256;
     const ORDER: &'static [usize] = PLANE_ORDER;
+    const TRANSPOSED: bool = true;
     const SUMS: &'static [[(usize, usize); 4]] = &[];
 
     #[inline(always)]
@@ -329,17 +382,12 @@ impl Wide for Q2K {
             let nibble = _mm512_set1_epi8(15);
             let mins = _mm512_and_si512(_mm512_srli_epi16::<4>(scales), nibble);
             let scales = _mm512_and_si512(scales, nibble);
-            let qs = four!(r => row_vector(rows[r], offset_of!(Q2K, qs)));
-            let zero = _mm512_setzero_si512();
-            let sums = [
-                reduce(four!(r => _mm512_dpbusd_epi32(zero, plane::<0>(qs[r]), acts.q(4 * s)))),
-                reduce(four!(r => _mm512_dpbusd_epi32(zero, plane::<2>(qs[r]), acts.q(4 * s + 1)))),
-                reduce(four!(r => _mm512_dpbusd_epi32(zero, plane::<4>(qs[r]), acts.q(4 * s + 2)))),
-                reduce(four!(r => _mm512_dpbusd_epi32(zero, plane::<6>(qs[r]), acts.q(4 * s + 3)))),
-            ];
-            // A sum of 16 fits 16 bits, so that the product of words is that of dwords.
-            let sums = runs(four!(k => _mm512_madd_epi16(sums[k], dwords(&PLANE_SCALES[k], scales))));
-            let (d, dmin) = (halves(rows, offset_of!(Q2K, d)), halves(rows, offset_of!(Q2K, dmin)));
+            let qs = transpose(four!(r => row_vector(rows[r], offset_of!(Q2K, qs))));
+            let sums = runs(four!(k => {
+                let sum = plane(qs, 3 << (2 * k), acts, s, k);
+                _mm512_mullo_epi32(sum, dwords(&PLANE_SCALES[k], scales))
+            }));
+            let (d, dmin) = (plane_halves(rows, offset_of!(Q2K, d), &[1.0, 4.0, 16.0, 64.0]), halves(rows, offset_of!(Q2K, dmin)));
             for h in 0..2 {
                 let g = 2 * s + h;
                 acc = acts.chain(g, sums[h], d, acc);
@@ -355,8 +403,9 @@ impl Wide for Q2K {
 impl Wide for Q3K {
     const STEP: usize = 256;
     const ORDER: &'static [usize] = PLANE_ORDER;
-    // Without the scales the weights are 0..8, four more than their values.
-    const LESS: i32 = 4;
+    const TRANSPOSED: bool = true;
+    // Without the scales the weights are 0..8, four more than their values; in planes as many times.
+    const LESS: [i32; 4] = [4, 4 * 4, 4 * 16, 4 * 16];
     const SUMS: &'static [[(usize, usize); 4]] = PLANES;
 
     #[inline(always)]
@@ -373,38 +422,30 @@ impl Wide for Q3K {
             let bits = _mm512_rorv_epi32(bits, each(28, 30, 0, 2));
             let scales = _mm512_ternarylogic_epi32::<AND_OR>(bits, _mm512_set1_epi8(0x30), low);
 
-            let qs = four!(r => row_vector(rows[r], offset_of!(Q3K, qs)));
-            let masks = four!(r => {
-                let mask = rows[r].add(offset_of!(Q3K, hmask));
-                _mm512_broadcast_i64x4(_mm256_loadu_si256(mask.cast()))
-            });
+            let qs = transpose(four!(r => row_vector(rows[r], offset_of!(Q3K, qs))));
+            // Bit k + 2 of a byte is the third one of plane k.
+            let thirds = transpose(four!(r => {
+                let bits = _mm512_broadcast_i64x4(_mm256_loadu_si256(rows[r].add(offset_of!(Q3K, hmask)).cast()));
+                _mm512_rolv_epi64(bits, counts(2, 2, -2, -2))
+            }));
+            // Bit k + 3, and bit k + 4.
+            let twice = four!(j => _mm512_add_epi8(thirds[j], thirds[j]));
+            let fourfold = four!(j => _mm512_add_epi8(twice[j], twice[j]));
+            // One byte holds the low bits of plane 3 with the third one.
+            let moved = four!(j => _mm512_srli_epi16::<2>(qs[j]));
             let sums = [
-                reduce(four!(r => third::<0>(plane::<0>(qs[r]), masks[r], acts, s))),
-                reduce(four!(r => third::<1>(plane::<2>(qs[r]), masks[r], acts, s))),
-                reduce(four!(r => third::<2>(plane::<4>(qs[r]), masks[r], acts, s))),
-                reduce(four!(r => third::<3>(plane::<6>(qs[r]), masks[r], acts, s))),
+                threes(qs, thirds, 0x03, acts, s, 0),
+                threes(qs, twice, 0x0c, acts, s, 1),
+                threes(qs, fourfold, 0x30, acts, s, 2),
+                threes(moved, twice, 0x30, acts, s, 3),
             ];
             let less = _mm512_set1_epi32(32);
             let sums = runs(four!(k => {
                 let scale = _mm512_sub_epi32(dwords(&PLANE_SCALES[k], scales), less);
-                // The lower words are the numbers; the upper ones, sign or zero, must not count.
-                let scale = _mm512_and_si512(scale, _mm512_set1_epi32(0xffff));
-                _mm512_madd_epi16(sums[k], scale)
+                _mm512_mullo_epi32(sums[k], scale)
             }));
-            let d = halves(rows, offset_of!(Q3K, d));
+            let d = plane_halves(rows, offset_of!(Q3K, d), &[1.0, 4.0, 16.0, 16.0]);
             acts.chain(2 * s + 1, sums[1], d, acts.chain(2 * s, sums[0], d, acc))
         }
-    }
-}
-
-/// Sums of the sixteens of plane `K`, whose third bits are in `mask`: bit K of the first half's bytes and bit
-/// 4 + K of the second's become bit 2.
-#[inline(always)]
-unsafe fn third<const K: usize>(plane: __m512i, mask: __m512i, acts: &Layout, s: usize) -> __m512i {
-    op! {
-        let up = 2 - K as i64;
-        let bits = _mm512_rolv_epi64(mask, counts(up, up, up - 4, up - 4));
-        let w = _mm512_ternarylogic_epi32::<AND_OR>(bits, _mm512_set1_epi8(4), plane);
-        _mm512_dpbusd_epi32(acts.init(4 * s + K), w, acts.q(4 * s + K))
     }
 }
