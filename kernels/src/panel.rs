@@ -14,7 +14,8 @@
 //! A stack is unpacked once. Then, class by class, all tokens pass it, a tile of
 //! [`Panel::TOKENS`](crate::isa::Panel) at a time: the class of a stack (of 128 rows × 4096 columns: 144 KiB)
 //! stays in the thread's L2 cache, and a tile's activations are fetched into it once for all panels of the
-//! stack. Lanes are rows, and the chains of the canonical order (see `matvec`) are followed class by class,
+//! stack. Of a stack that is small enough, tiles pass all classes at once, and their sums stay in the L1 cache.
+//! Lanes are rows, and the chains of the canonical order (see `matvec`) are followed class by class,
 //! so the bits are those of `matvec`.
 mod tile;
 
@@ -184,7 +185,8 @@ impl<Q: Quantised> Panels<'_, Q> {
     }
 }
 
-/// Bytes of a stack of which all classes are walked for a tile before the next: half of a small L2 cache.
+/// Bytes of a stack of which a tile passes all classes before the next tile comes: half of a small L2 cache. On Zen 4
+/// prefill of Qwen 0.5B became 4% faster, that of gemma 1 to 4%; a 7B, whose stacks are larger, gains or loses nothing.
 const TOGETHER: usize = 256 << 10;
 
 /// Panels of a stack. Four let a tile's activations be fetched from beyond the L2 cache a quarter as often,
