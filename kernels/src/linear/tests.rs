@@ -167,6 +167,20 @@ fn every_isa_and_format_equals_the_oracle() {
     }
 }
 
+/// Rows so long that a stack of panels is more than the cache should hold, for every instruction set.
+#[test]
+fn long_rows_equal_the_oracle() {
+    for ty in [TensorType::Q4_0, TensorType::Q5_1, TensorType::Q2K, TensorType::Q6K] {
+        let len = ty.block_len();
+        let case = Case::new(ty, 40, 8192 + if len == 32 { 96 } else { len }, 9);
+        let want = case.expected_with_terms();
+        for isa in Isa::available() {
+            let team = Team::new(1, isa).unwrap();
+            assert_agrees(isa, &case.linear(&team, 0..9, false, false), &want, &format!("{ty}"));
+        }
+    }
+}
+
 #[test]
 fn bias_and_residual_are_added_in_order() {
     for ty in formats() {
