@@ -98,9 +98,9 @@ pub fn linear(team: &Team, acts: &mut Acts, source: Source, products: &mut [Prod
         acts.set(team, source);
     }
     let acts = &*acts;
-    let weights: Vec<_> = products.iter().map(|p| p.weights).collect();
-    let mut t = vec![0.0; n * t_len(&weights)];
-    let deltas = Deltas::new(&weights, &mut t, n, team.threads());
+    let weights = || products.iter().map(|p| p.weights);
+    let mut t = vec![0.0; n * t_len(weights())];
+    let deltas = Deltas::new(weights(), &mut t, n, team.threads());
     let (mut units, mut count) = (0, 0);
     let mut jobs = Vec::with_capacity(products.len());
     for Product { weights, out, out_stride, add } in products {
@@ -142,7 +142,7 @@ pub fn linear(team: &Team, acts: &mut Acts, source: Source, products: &mut [Prod
         }
         idle.set(then);
     });
-    keep_columns(team, &weights);
+    keep_columns(team, jobs.iter().map(|(job, _)| job.weights));
 }
 
 /// `out` = act(gate · x) · (up · x), `[n][rows]`, of two weights of as many rows, in one phase of the team.
@@ -169,8 +169,8 @@ pub fn gated_linear(
         acts.set(team, source);
     }
     let acts = &*acts;
-    let mut t = vec![0.0; n * t_len(&weights)];
-    let deltas = Deltas::new(&weights, &mut t, n, team.threads());
+    let mut t = vec![0.0; n * t_len(weights)];
+    let deltas = Deltas::new(weights, &mut t, n, team.threads());
     let firsts = [0, weights[0].low_rank.deltas.len()];
     let jobs = [0, 1].map(|i| Job { weights: weights[i], first_delta: firsts[i], first_unit: 0 });
     let out = SharedMut::new(out);
@@ -185,24 +185,20 @@ pub fn gated_linear(
         let (own, then) = (place.share(units), first_part(next, place));
         while let Some(claimed) = place.take() {
             // What a thread has left of its own units is most likely what it reads next.
-            let then = if own.contains(&claimed.end) {
-                jobs[0].weights.w.part(&jobs[0].rows(&(claimed.end..own.end)))
-            } else {
-                then
-            };
+            let mine = if own.contains(&claimed.end) { own.end } else { claimed.end };
             for unit in claimed.clone().step_by(step) {
                 let units = unit..claimed.end.min(unit + step);
                 let rows = jobs[0].rows(&units);
                 let stride = rows.len().next_multiple_of(UNIT);
                 let (gate, up) = tile.get::<f32>(2 * n * stride).split_at_mut(n * stride);
                 for (i, values) in [&mut *gate, &mut *up].into_iter().enumerate() {
-                    let part = |i: usize, units: Range<usize>| jobs[i].weights.w.part(&jobs[i].rows(&units));
+                    let part = |i: usize, units: &Range<usize>| jobs[i].weights.w.part(&jobs[i].rows(units));
                     let next = match i {
-                        0 => part(1, units.clone()),
-                        _ if units.end < claimed.end => part(0, units.end..claimed.end),
+                        0 => part(1, &units),
+                        _ if units.end < mine => part(0, &(units.end..mine)),
                         _ => then,
                     };
-                    let ahead = Ahead { here: part(i, units.clone()), next };
+                    let ahead = Ahead { here: part(i, &units), next };
                     let bias = weights[i].bias;
                     jobs[i].tile(input, rows.clone(), bias, &deltas, scratch, ahead, values, stride);
                 }
@@ -211,7 +207,7 @@ pub fn gated_linear(
         }
         idle.set(then);
     });
-    keep_columns(team, &weights);
+    keep_columns(team, weights);
 }
 
 /// Units that a thread claims at least of `n` tokens.
@@ -220,17 +216,17 @@ fn least_units(n: usize) -> u32 {
 }
 
 /// Keeps what the products were missing.
-fn keep_columns(team: &Team, weights: &[Weights]) {
+fn keep_columns<'a>(team: &Team, weights: impl IntoIterator<Item = Weights<'a>>) {
     for Weights { w, .. } in weights {
         if let Some(columns) = w.columns() {
-            columns.keep_missing(team, w);
+            columns.keep_missing(team, &w);
         }
     }
 }
 
 /// Values of the products with A of all deltas, for each token.
-fn t_len(weights: &[Weights]) -> usize {
-    weights.iter().flat_map(|weights| weights.low_rank.deltas).map(|d| d.factors.t_len()).sum()
+fn t_len<'a>(weights: impl IntoIterator<Item = Weights<'a>>) -> usize {
+    weights.into_iter().flat_map(|weights| weights.low_rank.deltas).map(|d| d.factors.t_len()).sum()
 }
 
 /// What a thread reads first when the team shares all rows of `matrices`.
@@ -308,9 +304,14 @@ struct Deltas<'a> {
 }
 
 impl<'a> Deltas<'a> {
-    fn new(weights: &[Weights<'a>], t: &'a mut [f32], n: usize, threads: usize) -> Self {
+    fn new(
+        weights: impl IntoIterator<Item = Weights<'a>>,
+        t: &'a mut [f32],
+        n: usize,
+        threads: usize,
+    ) -> Self {
         let (mut jobs, mut rest) = (Vec::new(), t);
-        for delta in weights.iter().flat_map(|weights| weights.low_rank.deltas) {
+        for delta in weights.into_iter().flat_map(|weights| weights.low_rank.deltas) {
             let stride = delta.factors.t_len();
             let (part, others) = rest.split_at_mut(n * stride);
             rest = others;

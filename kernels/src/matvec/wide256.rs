@@ -387,7 +387,8 @@ impl Wide for Q2K {
                 let sum = plane(qs, 3 << (2 * k), acts, s, k);
                 _mm512_mullo_epi32(sum, dwords(&PLANE_SCALES[k], scales))
             }));
-            let (d, dmin) = (plane_halves(rows, offset_of!(Q2K, d), &[1.0, 4.0, 16.0, 64.0]), halves(rows, offset_of!(Q2K, dmin)));
+            let d = plane_halves(rows, offset_of!(Q2K, d), &[1.0, 4.0, 16.0, 64.0]);
+            let dmin = halves(rows, offset_of!(Q2K, dmin));
             for h in 0..2 {
                 let g = 2 * s + h;
                 acc = acts.chain(g, sums[h], d, acc);

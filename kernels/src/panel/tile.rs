@@ -89,21 +89,21 @@ impl<const T: usize, const LEVEL: usize, const SCALES: usize, const MINS: usize,
         let near = (count * padded).saturating_sub(PREFETCH);
         for (i, class) in classes.enumerate() {
             let mut acc = [simd.pf_splat(0.0); T];
-            for block in i * padded..i * padded + (blocks + 3 - class) / 4 {
+            for b in 0..(blocks + 3 - class) / 4 {
+                let at = i * padded + b;
                 if S::PREFETCH {
-                    let ahead = match block.checked_sub(near) {
-                        None => acts.as_ptr().wrapping_add((block + PREFETCH) * act_stride),
-                        Some(block) => next.as_ptr().wrapping_add(block * act_stride),
+                    let ahead = match at.checked_sub(near) {
+                        None => acts.as_ptr().wrapping_add((at + PREFETCH) * act_stride),
+                        Some(at) => next.as_ptr().wrapping_add(at * act_stride),
                     };
                     prefetch::<READ>(ahead.cast(), 4 * act_stride);
                 }
-                // SAFETY: block `block - i * padded` of each class is within the sizes asserted above; a panel starts at
-                // 64 bytes and its steps are multiples of that.
+                // SAFETY: `padded` blocks of each class are within the sizes asserted above; a panel starts at 64 bytes
+                // and its steps are multiples of that.
                 acc = unsafe {
-                    let weights = weights.as_ptr().add(i * weight_stride + (block - i * padded) * stride);
-                    let (acts, aux) =
-                        (acts.as_ptr().add(block * act_stride), aux.as_ptr().add(block * aux_stride));
-                    self::block::<S, T, LEVEL, SCALES, MINS, SHARED>(simd, acc, weights, acts, aux)
+                    let weights = weights.as_ptr().add(i * weight_stride + b * stride);
+                    let (acts, aux) = (acts.as_ptr().add(at * act_stride), aux.as_ptr().add(at * aux_stride));
+                    block::<S, T, LEVEL, SCALES, MINS, SHARED>(simd, acc, weights, acts, aux)
                 };
             }
             for (t, acc) in acc.into_iter().enumerate() {
