@@ -50,9 +50,9 @@ tokens! {
     Avx2 = ["avx2", "fma", "f16c"];
     /// AVX2 with 8-bit dot products in 256-bit vectors (Alder Lake 2021, Zen 5).
     AvxVnni = ["avx2", "fma", "f16c", "avxvnni"];
-    /// 512-bit vectors with 8-bit dot products and byte permutes (Ice Lake 2019, Zen 4).
+    /// 512-bit vectors with 8-bit dot products, byte permutes and products of bit matrices (Ice Lake 2019, Zen 4).
     Avx512Vnni = [
-        "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512vbmi"
+        "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512vbmi", "gfni"
     ];
 }
 

@@ -1,4 +1,4 @@
-//! Decode with AVX512: four rows at a time, beside the generic form that its tests compare it with.
+//! Decode with AVX512: four or eight rows at a time, beside the generic form that its tests compare it with.
 //!
 //! Integer sums of a block may be added in any order, so the bytes of a group of blocks are unpacked to where
 //! few instructions can put them and the activations are laid out to match, once for all rows. A group of 128
@@ -11,7 +11,7 @@ use crate::format::Quantised;
 use crate::isa::{Avx512Vnni, Op, Simd, four, two};
 use std::arch::x86_64::*;
 
-/// A format with a form of its own for four rows.
+/// A format with a form of its own for rows in fours.
 pub(crate) trait Wide: Quantised {
     /// Values of a step: 128, or 256 for formats whose halves are unpacked together.
     const STEP: usize;
@@ -30,11 +30,17 @@ pub(crate) trait Wide: Quantised {
     /// nothing is subtracted.
     const SUMS: &'static [[(usize, usize); 4]];
 
-    /// Adds the products of step `s` to the chains.
+    /// Adds the products of step `s` to the chains of N times four rows.
     ///
     /// # Safety
     /// Each of `rows` points to the blocks of the step, and `acts` has it too.
-    unsafe fn step(simd: Avx512Vnni, rows: [*const u8; 4], acts: &Layout, s: usize, acc: __m512) -> __m512;
+    unsafe fn step<const N: usize>(
+        simd: Avx512Vnni,
+        rows: [[*const u8; 4]; N],
+        acts: &Layout,
+        s: usize,
+        acc: &mut [__m512; N],
+    );
 }
 
 /// Wraps intrinsics: see `isa::x86`.
@@ -109,63 +115,75 @@ pub(crate) struct WideRows<'a, Q>(pub Rows<'a, Q>);
 
 impl<Q: Wide> WideRows<'_, Q> {
     #[inline(always)]
-    pub fn call(self, simd: Avx512Vnni) {
-        let Rows { ty, blocks, row_blocks, rows, acts, out, scratch, ahead } = self.0;
+    pub fn call(mut self, simd: Avx512Vnni) {
+        let Rows { ty, acts, ref mut scratch, .. } = self.0;
         let (groups, steps) = (acts.d.len() / 4, acts.q.len() / Q::STEP);
         let size = steps * (Q::VECTORS + Q::SUMS.len()) + groups * (1 + Q::MINS);
         let (memory, fresh) = scratch.lay_out(ty, size * 64);
         let layout = lay_out::<Q>(acts, memory, fresh);
+        // Four times the activations are best loaded for twice the rows.
+        if const { Q::TRANSPOSED } {
+            self.walk::<2>(simd, &layout);
+        } else {
+            self.walk::<1>(simd, &layout);
+        }
+    }
+
+    /// Takes N times four rows at once.
+    #[inline(always)]
+    fn walk<const N: usize>(&self, simd: Avx512Vnni, layout: &Layout) {
+        let Rows { blocks, row_blocks, ref rows, acts, out, ahead, .. } = self.0;
         let bytes = row_blocks * Q::BLOCK_BYTES;
         let unit = Q::STEP / Q::BLOCK_LEN;
         let step_bytes = unit * Q::BLOCK_BYTES;
         let steps = row_blocks / unit;
         let rest = bytes - steps * step_bytes;
         let end = blocks.as_ptr_range().end.cast::<u8>();
-        let mut padded = [[0u8; 4 * 34]; 4];
-        for first in rows.clone().step_by(4) {
-            let count = (rows.end - first).min(4);
-            let four: [&[Q]; 4] = four!(i => {
-                let r = first + (i as usize).min(count - 1);
-                &blocks[r * row_blocks..(r + 1) * row_blocks]
-            });
-            let four = four!(i => four[i].as_ptr().cast::<u8>());
-            let ahead = ahead.after::<Avx512Vnni>((first - rows.start) * bytes, 3 * bytes);
-            let y = op! {
-                let mut acc = _mm512_setzero_ps();
-                for s in 0..steps {
-                    let at = s * step_bytes;
-                    ahead.ask(4 * at, 4 * step_bytes);
-                    acc = Q::step(simd, four!(i => four[i].add(at)), &layout, s, acc);
+        let mut padded = [[[0u8; 4 * 34]; 4]; N];
+        for first in rows.clone().step_by(4 * N) {
+            let count = (rows.end - first).min(4 * N);
+            let mut starts = [[blocks.as_ptr().cast::<u8>(); 4]; N];
+            for (i, start) in starts.as_flattened_mut().iter_mut().enumerate() {
+                let r = first + i.min(count - 1);
+                *start = blocks[r * row_blocks..(r + 1) * row_blocks].as_ptr().cast();
+            }
+            let ahead = ahead.after::<Avx512Vnni>((first - rows.start) * bytes, (4 * N - 1) * bytes);
+            let mut acc = [op!(_mm512_setzero_ps()); N];
+            for s in 0..steps {
+                let at = s * step_bytes;
+                ahead.ask(4 * N * at, 4 * N * step_bytes);
+                let here = starts.map(|four| four.map(|row| row.wrapping_add(at)));
+                op!(Q::step(simd, here, layout, s, &mut acc));
+            }
+            if rest > 0 {
+                // The activations there are zero: it does not matter that the blocks behind a row are the next's.
+                // Behind the last they are made up.
+                let mut last = starts.map(|four| four.map(|row| row.wrapping_add(bytes - rest)));
+                for (row, padded) in last.as_flattened_mut().iter_mut().zip(padded.as_flattened_mut()) {
+                    if row.wrapping_add(step_bytes) > end {
+                        op!(std::ptr::copy_nonoverlapping(*row, padded.as_mut_ptr(), rest));
+                        *row = padded.as_ptr();
+                    }
                 }
-                if rest > 0 {
-                    // The activations there are zero: it does not matter that the blocks behind a row are the next's.
-                    // Behind the last they are made up.
-                    let last = four!(i => {
-                        let row = four[i].add(bytes - rest);
-                        if row.wrapping_add(step_bytes) <= end {
-                            row
-                        } else {
-                            std::ptr::copy_nonoverlapping(row, padded[i].as_mut_ptr(), rest);
-                            padded[i].as_ptr()
-                        }
-                    });
-                    acc = Q::step(simd, last, &layout, steps, acc);
+                op!(Q::step(simd, last, layout, steps, &mut acc));
+            }
+            let mut y = [[0.0; 4]; N];
+            for (y, &acc) in y.iter_mut().zip(&acc) {
+                op! {
+                    let lanes = [
+                        _mm512_castps512_ps128(acc),
+                        _mm512_extractf32x4_ps::<1>(acc),
+                        _mm512_extractf32x4_ps::<2>(acc),
+                        _mm512_extractf32x4_ps::<3>(acc),
+                    ];
+                    let class = |c: usize| lanes[Q::CLASSES[c]];
+                    // The orders of classes in use are their own inverses: lane c' of class c has class c' in lane c.
+                    let sum = _mm_add_ps(_mm_add_ps(class(0), class(1)), _mm_add_ps(class(2), class(3)));
+                    _mm_storeu_ps(y.as_mut_ptr(), sum);
                 }
-                let lanes = [
-                    _mm512_castps512_ps128(acc),
-                    _mm512_extractf32x4_ps::<1>(acc),
-                    _mm512_extractf32x4_ps::<2>(acc),
-                    _mm512_extractf32x4_ps::<3>(acc),
-                ];
-                let class = |c: usize| lanes[Q::CLASSES[c]];
-                // The orders of classes in use are their own inverses: lane c' of class c has class c' in lane c.
-                let sum = _mm_add_ps(_mm_add_ps(class(0), class(1)), _mm_add_ps(class(2), class(3)));
-                let mut y = [0.0; 4];
-                _mm_storeu_ps(y.as_mut_ptr(), sum);
-                y
-            };
+            }
             // SAFETY: this thread owns the rows it was given.
-            unsafe { out.put(simd, acts.t, first, &y[..count]) };
+            unsafe { out.put(simd, acts.t, first, &y.as_flattened()[..count]) };
         }
     }
 }

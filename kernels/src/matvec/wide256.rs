@@ -86,30 +86,32 @@ macro_rules! nibble_step {
             const SUMS: &'static [[(usize, usize); 4]] = &[];
 
             #[inline(always)]
-            unsafe fn step(
+            unsafe fn step<const N: usize>(
                 _: Avx512Vnni,
-                rows: [*const u8; 4],
+                rows: [[*const u8; 4]; N],
                 acts: &Layout,
                 s: usize,
-                acc: __m512,
-            ) -> __m512 {
+                acc: &mut [__m512; N],
+            ) {
                 op! {
-                    let sums = four!(r => {
-                        let w = $unpack(rows[r]);
-                        let even = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w[0], acts.q(4 * s));
-                        let odd = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w[2], acts.q(4 * s + 2));
-                        (
-                            _mm512_dpbusd_epi32(even, w[1], acts.q(4 * s + 1)),
-                            _mm512_dpbusd_epi32(odd, w[3], acts.q(4 * s + 3)),
-                        )
-                    });
-                    let even = reduce(four!(r => sums[r].0));
-                    let odd = reduce(four!(r => sums[r].1));
-                    let [(d0, m0), (d1, m1)] = scales_and_mins(rows);
-                    let acc = acts.chain(2 * s, _mm512_shuffle_i32x4::<LOWER>(even, odd), d0, acc);
-                    let acc = _mm512_fnmadd_ps(m0, acts.scaled(0, 2 * s), acc);
-                    let acc = acts.chain(2 * s + 1, _mm512_shuffle_i32x4::<UPPER>(even, odd), d1, acc);
-                    _mm512_fnmadd_ps(m1, acts.scaled(0, 2 * s + 1), acc)
+                for (rows, acc) in rows.into_iter().zip(acc) {
+                        let sums = four!(r => {
+                            let w = $unpack(rows[r]);
+                            let even = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w[0], acts.q(4 * s));
+                            let odd = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w[2], acts.q(4 * s + 2));
+                            (
+                                _mm512_dpbusd_epi32(even, w[1], acts.q(4 * s + 1)),
+                                _mm512_dpbusd_epi32(odd, w[3], acts.q(4 * s + 3)),
+                            )
+                        });
+                        let even = reduce(four!(r => sums[r].0));
+                        let odd = reduce(four!(r => sums[r].1));
+                        let [(d0, m0), (d1, m1)] = scales_and_mins(rows);
+                        *acc = acts.chain(2 * s, _mm512_shuffle_i32x4::<LOWER>(even, odd), d0, *acc);
+                        *acc = _mm512_fnmadd_ps(m0, acts.scaled(0, 2 * s), *acc);
+                        *acc = acts.chain(2 * s + 1, _mm512_shuffle_i32x4::<UPPER>(even, odd), d1, *acc);
+                        *acc = _mm512_fnmadd_ps(m1, acts.scaled(0, 2 * s + 1), *acc);
+                    }
                 }
             }
         }
@@ -169,37 +171,44 @@ impl Wide for Q6K {
     ];
 
     #[inline(always)]
-    unsafe fn step(_: Avx512Vnni, rows: [*const u8; 4], acts: &Layout, s: usize, mut acc: __m512) -> __m512 {
+    unsafe fn step<const N: usize>(
+        _: Avx512Vnni,
+        rows: [[*const u8; 4]; N],
+        acts: &Layout,
+        s: usize,
+        acc: &mut [__m512; N],
+    ) {
         // [half of the block][half of a run]: scales go to the top byte of a dword, to keep their sign.
         static SCALES: [[Aligned<[u8; 64]>; 2]; 2] = [
             [from_rows(0, [0, 2, 4, 6], 3), from_rows(1, [0, 2, 4, 6], 3)],
             [from_rows(8, [0, 2, 4, 6], 3), from_rows(9, [0, 2, 4, 6], 3)],
         ];
         op! {
-            let d = halves(rows, offset_of!(Q6K, d));
-            let scales = gather(rows, offset_of!(Q6K, scales));
-            for h in 0..2 {
-                let sums = four!(r => {
-                    let w = sixes(rows[r], h);
-                    let j = 4 * s + 2 * h;
-                    (
-                        _mm512_dpbusd_epi32(acts.init(j), w[0], acts.q(j)),
-                        _mm512_dpbusd_epi32(acts.init(j + 1), w[1], acts.q(j + 1)),
-                    )
-                });
-                let low = reduce(four!(r => sums[r].0));
-                let high = reduce(four!(r => sums[r].1));
-                let scale = two!(half => {
-                    let top = 0x8888_8888_8888_8888;
-                    let sc = _mm512_maskz_permutexvar_epi8(top, table(&SCALES[h][half]), scales);
-                    _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(sc)), d)
-                });
-                let first = _mm512_cvtepi32_ps(_mm512_shuffle_i32x4::<EVEN>(low, high));
-                let second = _mm512_cvtepi32_ps(_mm512_shuffle_i32x4::<ODD>(low, high));
-                let value = _mm512_fmadd_ps(second, scale[1], _mm512_mul_ps(first, scale[0]));
-                acc = acts.chain_value(2 * s + h, value, acc);
+            for (rows, acc) in rows.into_iter().zip(acc) {
+                let d = halves(rows, offset_of!(Q6K, d));
+                let scales = gather(rows, offset_of!(Q6K, scales));
+                for h in 0..2 {
+                    let sums = four!(r => {
+                        let w = sixes(rows[r], h);
+                        let j = 4 * s + 2 * h;
+                        (
+                            _mm512_dpbusd_epi32(acts.init(j), w[0], acts.q(j)),
+                            _mm512_dpbusd_epi32(acts.init(j + 1), w[1], acts.q(j + 1)),
+                        )
+                    });
+                    let low = reduce(four!(r => sums[r].0));
+                    let high = reduce(four!(r => sums[r].1));
+                    let scale = two!(half => {
+                        let top = 0x8888_8888_8888_8888;
+                        let sc = _mm512_maskz_permutexvar_epi8(top, table(&SCALES[h][half]), scales);
+                        _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(sc)), d)
+                    });
+                    let first = _mm512_cvtepi32_ps(_mm512_shuffle_i32x4::<EVEN>(low, high));
+                    let second = _mm512_cvtepi32_ps(_mm512_shuffle_i32x4::<ODD>(low, high));
+                    let value = _mm512_fmadd_ps(second, scale[1], _mm512_mul_ps(first, scale[0]));
+                    *acc = acts.chain_value(2 * s + h, value, *acc);
+                }
             }
-            acc
         }
     }
 }
@@ -232,37 +241,44 @@ impl Wide for Iq4Xs {
         &[[(0, 2), (2, 2), (4, 2), (6, 2)], [(8, 2), (10, 2), (12, 2), (14, 2)]];
 
     #[inline(always)]
-    unsafe fn step(_: Avx512Vnni, rows: [*const u8; 4], acts: &Layout, s: usize, mut acc: __m512) -> __m512 {
+    unsafe fn step<const N: usize>(
+        _: Avx512Vnni,
+        rows: [[*const u8; 4]; N],
+        acts: &Layout,
+        s: usize,
+        acc: &mut [__m512; N],
+    ) {
         op! {
-            let values = _mm512_broadcast_i32x4(_mm_loadu_si128(IQ4_BIASED.as_ptr().cast()));
-            let mask = _mm512_set1_epi8(15);
-            let d = halves(rows, offset_of!(Iq4Xs, d));
-            // The upper and the lower bits of the scales of row r in dword r of each lane.
-            let high = four!(r => rows[r].cast::<i32>().read_unaligned());
-            let low = four!(r => rows[r].add(offset_of!(Iq4Xs, scales_l)).cast::<i32>().read_unaligned());
-            let high = _mm512_broadcast_i32x4(_mm_loadu_si128(high.as_ptr().cast()));
-            let low = _mm512_broadcast_i32x4(_mm_loadu_si128(low.as_ptr().cast()));
-            let lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-            for h in 0..2 {
-                let sums = four!(r => {
-                    let qs = row_vector(rows[r], offset_of!(Iq4Xs, qs) + 64 * h);
-                    let first = _mm512_shuffle_epi8(values, _mm512_and_si512(qs, mask));
-                    let second = _mm512_and_si512(_mm512_srli_epi16::<4>(qs), mask);
-                    let second = _mm512_shuffle_epi8(values, second);
-                    let sum = _mm512_dpbusd_epi32(acts.init(2 * s + h), first, acts.q(4 * s + 2 * h));
-                    _mm512_dpbusd_epi32(sum, second, acts.q(4 * s + 2 * h + 1))
-                });
-                // Bits 4b of the lower ones, bits 2b of the upper ones (which start at bit 16) four up.
-                let base = _mm512_set1_epi32(4 * h as i32);
-                let b = _mm512_add_epi32(lanes, base);
-                let low = _mm512_and_si512(_mm512_srlv_epi32(low, _mm512_slli_epi32::<2>(b)), _mm512_set1_epi32(15));
-                let shift = _mm512_add_epi32(_mm512_slli_epi32::<1>(b), _mm512_set1_epi32(12));
-                let bits = _mm512_srlv_epi32(high, shift);
-                let scale = _mm512_ternarylogic_epi32::<AND_OR>(bits, _mm512_set1_epi32(0x30), low);
-                let scale = _mm512_cvtepi32_ps(_mm512_sub_epi32(scale, _mm512_set1_epi32(32)));
-                acc = acts.chain(2 * s + h, reduce(sums), _mm512_mul_ps(scale, d), acc);
+            for (rows, acc) in rows.into_iter().zip(acc) {
+                let values = _mm512_broadcast_i32x4(_mm_loadu_si128(IQ4_BIASED.as_ptr().cast()));
+                let mask = _mm512_set1_epi8(15);
+                let d = halves(rows, offset_of!(Iq4Xs, d));
+                // The upper and the lower bits of the scales of row r in dword r of each lane.
+                let high = four!(r => rows[r].cast::<i32>().read_unaligned());
+                let low = four!(r => rows[r].add(offset_of!(Iq4Xs, scales_l)).cast::<i32>().read_unaligned());
+                let high = _mm512_broadcast_i32x4(_mm_loadu_si128(high.as_ptr().cast()));
+                let low = _mm512_broadcast_i32x4(_mm_loadu_si128(low.as_ptr().cast()));
+                let lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+                for h in 0..2 {
+                    let sums = four!(r => {
+                        let qs = row_vector(rows[r], offset_of!(Iq4Xs, qs) + 64 * h);
+                        let first = _mm512_shuffle_epi8(values, _mm512_and_si512(qs, mask));
+                        let second = _mm512_and_si512(_mm512_srli_epi16::<4>(qs), mask);
+                        let second = _mm512_shuffle_epi8(values, second);
+                        let sum = _mm512_dpbusd_epi32(acts.init(2 * s + h), first, acts.q(4 * s + 2 * h));
+                        _mm512_dpbusd_epi32(sum, second, acts.q(4 * s + 2 * h + 1))
+                    });
+                    // Bits 4b of the lower ones, bits 2b of the upper ones (which start at bit 16) four up.
+                    let base = _mm512_set1_epi32(4 * h as i32);
+                    let b = _mm512_add_epi32(lanes, base);
+                    let low = _mm512_and_si512(_mm512_srlv_epi32(low, _mm512_slli_epi32::<2>(b)), _mm512_set1_epi32(15));
+                    let shift = _mm512_add_epi32(_mm512_slli_epi32::<1>(b), _mm512_set1_epi32(12));
+                    let bits = _mm512_srlv_epi32(high, shift);
+                    let scale = _mm512_ternarylogic_epi32::<AND_OR>(bits, _mm512_set1_epi32(0x30), low);
+                    let scale = _mm512_cvtepi32_ps(_mm512_sub_epi32(scale, _mm512_set1_epi32(32)));
+                    *acc = acts.chain(2 * s + h, reduce(sums), _mm512_mul_ps(scale, d), *acc);
+                }
             }
-            acc
         }
     }
 }
@@ -282,13 +298,32 @@ const PLANES: &[[(usize, usize); 4]] = &[
     [(4, 1), (5, 1), (12, 1), (13, 1)],
     [(6, 1), (7, 1), (14, 1), (15, 1)],
 ];
-/// [plane]: where the scales of the sixteens of a plane are.
-static PLANE_SCALES: [Aligned<[u8; 64]>; 4] = [
-    from_rows(0, [0, 1, 8, 9], 0),
-    from_rows(2, [0, 1, 8, 9], 0),
-    from_rows(4, [0, 1, 8, 9], 0),
-    from_rows(6, [0, 1, 8, 9], 0),
-];
+
+/// Byte 4r + i of lane l: byte `at[i][l]` of lane r of a vector of rows. [`dword`] then finds those of a lane.
+const fn to_lanes(at: [[u8; 4]; 4]) -> Aligned<[u8; 64]> {
+    let mut index = [0; 64];
+    let mut i = 0;
+    while i < 64 {
+        index[i] = 16 * (i / 4 % 4) as u8 + at[i % 4][i / 16];
+        i += 1;
+    }
+    Aligned(index)
+}
+
+/// Number `i` of each row, which [`to_lanes`] put there, as dwords.
+#[inline(always)]
+fn dword(bytes: __m512i, i: usize) -> __m512i {
+    op! {
+        // The upper bytes of a dword become 0.
+        let first = i as i32 | 0x8080_8000_u32 as i32;
+        let index = _mm_setr_epi32(first, first + 4, first + 8, first + 12);
+        _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(index))
+    }
+}
+
+/// Where the scales of the sixteens of each plane are.
+static PLANE_SCALES: Aligned<[u8; 64]> =
+    to_lanes([[0, 1, 8, 9], [2, 3, 10, 11], [4, 5, 12, 13], [6, 7, 14, 15]]);
 
 /// From the scaled sums of the sixteens of four planes, those of the runs of both halves.
 #[inline(always)]
@@ -319,37 +354,55 @@ fn transpose(rows: [__m512i; 4]) -> [__m512i; 4] {
     }
 }
 
-/// Of the sixteens of plane `k`, four rows in the dwords of a lane, the sums of the products of the `bits` of their bytes.
+/// Of rows of which [`transpose`] made `bytes`, two bits of each plane to a byte, the scaled sums of the runs of both
+/// halves. Values of three bits have the next bit above those two in `thirds`, but that of plane 3, for which there is no
+/// room, one lower.
 #[inline(always)]
-unsafe fn plane(bytes: [__m512i; 4], bits: u8, acts: &Layout, s: usize, k: usize) -> __m512i {
-    op! {
-        let bits = _mm512_set1_epi8(bits as i8);
-        let mut sum = _mm512_setzero_si512();
-        for (j, bytes) in bytes.into_iter().enumerate() {
-            sum = _mm512_dpbusd_epi32(sum, _mm512_and_si512(bytes, bits), acts.q(16 * s + 4 * k + j));
-        }
-        sum
-    }
-}
-
-/// Likewise of values of three bits: those `low` ones of `bytes`, and the next one of `thirds`.
-#[inline(always)]
-unsafe fn threes(
-    bytes: [__m512i; 4],
-    thirds: [__m512i; 4],
-    low: u8,
+unsafe fn planes<Q: Wide, const N: usize>(
+    mut bytes: [[__m512i; 4]; N],
+    thirds: Option<[[__m512i; 4]; N]>,
+    scales: [__m512i; N],
     acts: &Layout,
     s: usize,
-    k: usize,
-) -> __m512i {
+) -> [[__m512i; 2]; N] {
     op! {
-        let (low, third) = (_mm512_set1_epi8(low as i8), _mm512_set1_epi8(((low << 1) & !low) as i8));
-        let mut sum = acts.init(4 * s + k);
-        for j in 0..4 {
-            let w = _mm512_ternarylogic_epi32::<AND_OR>(thirds[j], third, _mm512_and_si512(bytes[j], low));
-            sum = _mm512_dpbusd_epi32(sum, w, acts.q(16 * s + 4 * k + j));
+        let zero = _mm512_setzero_si512();
+        let mut sums = [[zero; 4]; N];
+        for k in 0..4 {
+            let mut low = 3 << (2 * k);
+            if thirds.is_some() && k == 3 {
+                low >>= 1;
+                for bytes in bytes.as_flattened_mut() {
+                    *bytes = _mm512_srli_epi16::<1>(*bytes);
+                }
+            }
+            let third = _mm512_set1_epi8(((low << 1) & !low) as i8);
+            let low = _mm512_set1_epi8(low as i8);
+            let mut sum = [if Q::SUMS.is_empty() { zero } else { acts.init(4 * s + k) }; N];
+            for j in 0..4 {
+                // Once for all rows.
+                let q = acts.q(16 * s + 4 * k + j);
+                for i in 0..N {
+                    let mut w = _mm512_and_si512(bytes[i][j], low);
+                    if let Some(thirds) = &thirds {
+                        w = _mm512_ternarylogic_epi32::<AND_OR>(thirds[i][j], third, w);
+                    }
+                    sum[i] = _mm512_dpbusd_epi32(sum[i], w, q);
+                }
+            }
+            for i in 0..N {
+                let mut scale = dword(scales[i], k);
+                if thirds.is_some() {
+                    scale = _mm512_sub_epi32(scale, _mm512_set1_epi32(32));
+                }
+                sums[i][k] = _mm512_mullo_epi32(sum[i], scale);
+            }
         }
-        sum
+        let mut of_runs = [[zero; 2]; N];
+        for i in 0..N {
+            of_runs[i] = runs(sums[i]);
+        }
+        of_runs
     }
 }
 
@@ -371,34 +424,51 @@ impl Wide for Q2K {
     const SUMS: &'static [[(usize, usize); 4]] = &[];
 
     #[inline(always)]
-    unsafe fn step(_: Avx512Vnni, rows: [*const u8; 4], acts: &Layout, s: usize, mut acc: __m512) -> __m512 {
-        // [half of the block][half of a run]
-        static MINS: [[Aligned<[u8; 64]>; 2]; 2] = [
-            [from_rows(0, [0, 2, 4, 6], 0), from_rows(1, [0, 2, 4, 6], 0)],
-            [from_rows(8, [0, 2, 4, 6], 0), from_rows(9, [0, 2, 4, 6], 0)],
-        ];
+    unsafe fn step<const N: usize>(
+        _: Avx512Vnni,
+        rows: [[*const u8; 4]; N],
+        acts: &Layout,
+        s: usize,
+        acc: &mut [__m512; N],
+    ) {
+        // Those of the two halves of a run for each half of the block.
+        static MINS: Aligned<[u8; 64]> =
+            to_lanes([[0, 2, 4, 6], [1, 3, 5, 7], [8, 10, 12, 14], [9, 11, 13, 15]]);
         op! {
-            let scales = gather(rows, offset_of!(Q2K, scales));
-            let nibble = _mm512_set1_epi8(15);
-            let mins = _mm512_and_si512(_mm512_srli_epi16::<4>(scales), nibble);
-            let scales = _mm512_and_si512(scales, nibble);
-            let qs = transpose(four!(r => row_vector(rows[r], offset_of!(Q2K, qs))));
-            let sums = runs(four!(k => {
-                let sum = plane(qs, 3 << (2 * k), acts, s, k);
-                _mm512_mullo_epi32(sum, dwords(&PLANE_SCALES[k], scales))
-            }));
-            let d = plane_halves(rows, offset_of!(Q2K, d), &[1.0, 4.0, 16.0, 64.0]);
-            let dmin = halves(rows, offset_of!(Q2K, dmin));
-            for h in 0..2 {
-                let g = 2 * s + h;
-                acc = acts.chain(g, sums[h], d, acc);
-                for (i, index) in MINS[h].iter().enumerate() {
-                    acc = _mm512_fnmadd_ps(_mm512_mul_ps(floats(index, mins), dmin), acts.scaled(i, g), acc);
+            let (zero, nibble) = (_mm512_setzero_si512(), _mm512_set1_epi8(15));
+            let (mut scales, mut mins, mut qs) = ([zero; N], [zero; N], [[zero; 4]; N]);
+            for i in 0..N {
+                let packed = gather(rows[i], offset_of!(Q2K, scales));
+                let high = _mm512_and_si512(_mm512_srli_epi16::<4>(packed), nibble);
+                scales[i] = _mm512_permutexvar_epi8(table(&PLANE_SCALES), _mm512_and_si512(packed, nibble));
+                mins[i] = _mm512_permutexvar_epi8(table(&MINS), high);
+                qs[i] = transpose(four!(r => row_vector(rows[i][r], offset_of!(Q2K, qs))));
+            }
+            let sums = planes::<Q2K, N>(qs, None, scales, acts, s);
+            for i in 0..N {
+                let d = plane_halves(rows[i], offset_of!(Q2K, d), &[1.0, 4.0, 16.0, 64.0]);
+                let dmin = halves(rows[i], offset_of!(Q2K, dmin));
+                for h in 0..2 {
+                    let g = 2 * s + h;
+                    acc[i] = acts.chain(g, sums[i][h], d, acc[i]);
+                    for j in 0..2 {
+                        let min = _mm512_mul_ps(_mm512_cvtepi32_ps(dword(mins[i], 2 * h + j)), dmin);
+                        acc[i] = _mm512_fnmadd_ps(min, acts.scaled(j, g), acc[i]);
+                    }
                 }
             }
-            acc
         }
     }
+}
+
+/// Output bits 2, 4, 6 and 7 of a byte: its bits from `first` on. A matrix of bits: byte 7 − i gives bit i.
+const fn third_bits(first: usize) -> i64 {
+    let (to, mut matrix, mut k) = ([2, 4, 6, 7], 0u64, 0);
+    while k < 4 {
+        matrix |= 1 << (8 * (7 - to[k]) + first + k);
+        k += 1;
+    }
+    matrix as i64
 }
 
 impl Wide for Q3K {
@@ -406,47 +476,47 @@ impl Wide for Q3K {
     const ORDER: &'static [usize] = PLANE_ORDER;
     const TRANSPOSED: bool = true;
     // Without the scales the weights are 0..8, four more than their values; in planes as many times.
-    const LESS: [i32; 4] = [4, 4 * 4, 4 * 16, 4 * 16];
+    const LESS: [i32; 4] = [4, 4 * 4, 4 * 16, 4 * 32];
     const SUMS: &'static [[(usize, usize); 4]] = PLANES;
 
     #[inline(always)]
-    unsafe fn step(_: Avx512Vnni, rows: [*const u8; 4], acts: &Layout, s: usize, acc: __m512) -> __m512 {
+    unsafe fn step<const N: usize>(
+        _: Avx512Vnni,
+        rows: [[*const u8; 4]; N],
+        acts: &Layout,
+        s: usize,
+        acc: &mut [__m512; N],
+    ) {
         op! {
-            // The twelve bytes of scales and d: the last 16 bytes of a block start two before them.
-            let packed = gather(rows, offset_of!(Q3K, scales) - 2);
-            // Bytes 0..4: scales 0..4 low, 8..12 high; 4..8: 4..8 and 12..16; 8..12: upper bits, two for each.
-            let bytes = _mm512_bsrli_epi128::<2>(packed);
-            let low = _mm512_shuffle_epi32::<0b01_00_01_00>(bytes);
-            let each = |a, b, c, d| _mm512_broadcast_i32x4(_mm_setr_epi32(a, b, c, d));
-            let low = _mm512_and_si512(_mm512_srlv_epi32(low, each(0, 0, 4, 4)), _mm512_set1_epi8(15));
-            let bits = _mm512_shuffle_epi32::<0b10_10_10_10>(bytes);
-            let bits = _mm512_rorv_epi32(bits, each(28, 30, 0, 2));
-            let scales = _mm512_ternarylogic_epi32::<AND_OR>(bits, _mm512_set1_epi8(0x30), low);
+            let zero = _mm512_setzero_si512();
+            let (mut scales, mut qs, mut thirds) = ([zero; N], [[zero; 4]; N], [[zero; 4]; N]);
+            for i in 0..N {
+                // The twelve bytes of scales and d: the last 16 bytes of a block start two before them.
+                let packed = gather(rows[i], offset_of!(Q3K, scales) - 2);
+                // Bytes 0..4: scales 0..4 low, 8..12 high; 4..8: 4..8 and 12..16; 8..12: upper bits, two for each.
+                let bytes = _mm512_bsrli_epi128::<2>(packed);
+                let low = _mm512_shuffle_epi32::<0b01_00_01_00>(bytes);
+                let each = |a, b, c, d| _mm512_broadcast_i32x4(_mm_setr_epi32(a, b, c, d));
+                let low = _mm512_and_si512(_mm512_srlv_epi32(low, each(0, 0, 4, 4)), _mm512_set1_epi8(15));
+                let bits = _mm512_shuffle_epi32::<0b10_10_10_10>(bytes);
+                let bits = _mm512_rorv_epi32(bits, each(28, 30, 0, 2));
+                let bytes = _mm512_ternarylogic_epi32::<AND_OR>(bits, _mm512_set1_epi8(0x30), low);
+                scales[i] = _mm512_permutexvar_epi8(table(&PLANE_SCALES), bytes);
 
-            let qs = transpose(four!(r => row_vector(rows[r], offset_of!(Q3K, qs))));
-            // Bit k + 2 of a byte is the third one of plane k.
-            let thirds = transpose(four!(r => {
-                let bits = _mm512_broadcast_i64x4(_mm256_loadu_si256(rows[r].add(offset_of!(Q3K, hmask)).cast()));
-                _mm512_rolv_epi64(bits, counts(2, 2, -2, -2))
-            }));
-            // Bit k + 3, and bit k + 4.
-            let twice = four!(j => _mm512_add_epi8(thirds[j], thirds[j]));
-            let fourfold = four!(j => _mm512_add_epi8(twice[j], twice[j]));
-            // One byte holds the low bits of plane 3 with the third one.
-            let moved = four!(j => _mm512_srli_epi16::<2>(qs[j]));
-            let sums = [
-                threes(qs, thirds, 0x03, acts, s, 0),
-                threes(qs, twice, 0x0c, acts, s, 1),
-                threes(qs, fourfold, 0x30, acts, s, 2),
-                threes(moved, twice, 0x30, acts, s, 3),
-            ];
-            let less = _mm512_set1_epi32(32);
-            let sums = runs(four!(k => {
-                let scale = _mm512_sub_epi32(dwords(&PLANE_SCALES[k], scales), less);
-                _mm512_mullo_epi32(sums[k], scale)
-            }));
-            let d = plane_halves(rows, offset_of!(Q3K, d), &[1.0, 4.0, 16.0, 16.0]);
-            acts.chain(2 * s + 1, sums[1], d, acts.chain(2 * s, sums[0], d, acc))
+                qs[i] = transpose(four!(r => row_vector(rows[i][r], offset_of!(Q3K, qs))));
+                // Bit k of a byte is of plane k of the first half, bit k + 4 of the second half.
+                let [a, b] = [third_bits(0), third_bits(4)];
+                let spread = _mm512_setr_epi64(a, a, a, a, b, b, b, b);
+                thirds[i] = transpose(four!(r => {
+                    let bits = _mm256_loadu_si256(rows[i][r].add(offset_of!(Q3K, hmask)).cast());
+                    _mm512_gf2p8affine_epi64_epi8::<0>(_mm512_broadcast_i64x4(bits), spread)
+                }));
+            }
+            let sums = planes::<Q3K, N>(qs, Some(thirds), scales, acts, s);
+            for i in 0..N {
+                let d = plane_halves(rows[i], offset_of!(Q3K, d), &[1.0, 4.0, 16.0, 32.0]);
+                acc[i] = acts.chain(2 * s + 1, sums[i][1], d, acts.chain(2 * s, sums[i][0], d, acc[i]));
+            }
         }
     }
 }
