@@ -94,13 +94,6 @@ pub fn linear(team: &Team, acts: &mut Acts, source: Source, products: &mut [Prod
     if n == 0 {
         return;
     }
-    if n > MATVEC_TOKENS {
-        acts.set(team, source);
-    }
-    let acts = &*acts;
-    let weights = || products.iter().map(|p| p.weights);
-    let mut t = vec![0.0; n * t_len(weights())];
-    let deltas = Deltas::new(weights(), &mut t, n, team.threads());
     let (mut units, mut count) = (0, 0);
     let mut jobs = Vec::with_capacity(products.len());
     for Product { weights, out, out_stride, add } in products {
@@ -111,38 +104,29 @@ pub fn linear(team: &Team, acts: &mut Acts, source: Source, products: &mut [Prod
         units += weights.w.rows().div_ceil(UNIT);
         count += weights.low_rank.deltas.len();
     }
-    team.share(units, least_units(n), |worker| {
-        let Worker { scratch, tile, input, idle, place, .. } = worker;
-        deltas.ask(n, place);
-        let input = &Input::new(team.isa(), source, acts, input);
-        deltas.multiply(input, place, scratch);
-        let (own, then) = (place.share(units), first_part(next, place));
-        while let Some(mut claimed) = place.take() {
-            // A claim may reach over several products.
-            while let Some(i) = jobs.iter().rposition(|(job, _)| job.first_unit <= claimed.start) {
-                let (job, out) = &jobs[i];
-                let following = jobs.get(i + 1).map(|(job, _)| job);
-                let end = following.map_or(units, |job| job.first_unit);
-                let here = claimed.start..claimed.end.min(end);
-                if here.is_empty() {
-                    break;
-                }
-                // What a thread has left of its own units is most likely what it reads next.
-                let mine = if own.contains(&here.start) { own.end } else { here.end };
-                let ahead = Ahead {
-                    here: job.weights.w.part(&job.rows(&(here.start..mine))),
-                    next: match following {
-                        Some(job) if mine > end => job.weights.w.part(&job.rows(&(end..mine))),
-                        _ => then,
-                    },
-                };
-                job.run(input, job.rows(&here), &deltas, [&mut *scratch, &mut *tile], ahead, out);
-                claimed.start = here.end;
+    let weights = jobs.iter().map(|(job, _)| job.weights);
+    share(team, acts, source, weights, units, next, |claim| {
+        let Claim { units: mut claimed, end: mine, then, input, deltas, scratch, tile } = claim;
+        // It may reach over several products.
+        while let Some(i) = jobs.iter().rposition(|(job, _)| job.first_unit <= claimed.start) {
+            let (job, out) = &jobs[i];
+            let following = jobs.get(i + 1).map(|(job, _)| job);
+            let end = following.map_or(units, |job| job.first_unit);
+            let here = claimed.start..claimed.end.min(end);
+            if here.is_empty() {
+                break;
             }
+            let ahead = Ahead {
+                here: job.weights.w.part(&job.rows(&(here.start..mine))),
+                next: match following {
+                    Some(job) if mine > end => job.weights.w.part(&job.rows(&(end..mine))),
+                    _ => then,
+                },
+            };
+            job.run(input, job.rows(&here), deltas, [&mut *scratch, &mut *tile], ahead, out);
+            claimed.start = here.end;
         }
-        idle.set(then);
     });
-    keep_columns(team, jobs.iter().map(|(job, _)| job.weights));
 }
 
 /// `out` = act(gate · x) · (up · x), `[n][rows]`, of two weights of as many rows, in one phase of the team.
@@ -165,49 +149,84 @@ pub fn gated_linear(
     if n == 0 {
         return;
     }
-    if n > MATVEC_TOKENS {
-        acts.set(team, source);
-    }
-    let acts = &*acts;
-    let mut t = vec![0.0; n * t_len(weights)];
-    let deltas = Deltas::new(weights, &mut t, n, team.threads());
     let firsts = [0, weights[0].low_rank.deltas.len()];
     let jobs = [0, 1].map(|i| Job { weights: weights[i], first_delta: firsts[i], first_unit: 0 });
     let out = SharedMut::new(out);
     let units = all_rows.div_ceil(UNIT);
     // What both give stays in the cache until it becomes the output.
     let step = (TILE / n / UNIT).max(1);
+    share(team, acts, source, weights.into_iter(), units, next, |claim| {
+        let Claim { units: claimed, end: mine, then, input, deltas, scratch, tile } = claim;
+        for unit in claimed.clone().step_by(step) {
+            let units = unit..claimed.end.min(unit + step);
+            let rows = jobs[0].rows(&units);
+            let stride = rows.len().next_multiple_of(UNIT);
+            let (gate, up) = tile.get::<f32>(2 * n * stride).split_at_mut(n * stride);
+            for (i, values) in [&mut *gate, &mut *up].into_iter().enumerate() {
+                let part = |i: usize, units: &Range<usize>| jobs[i].weights.w.part(&jobs[i].rows(units));
+                let next = match i {
+                    0 => part(1, &units),
+                    _ if units.end < mine => part(0, &(units.end..mine)),
+                    _ => then,
+                };
+                let ahead = Ahead { here: part(i, &units), next };
+                let bias = weights[i].bias;
+                jobs[i].tile(input, rows.clone(), bias, deltas, scratch, ahead, values, stride);
+            }
+            team.isa().dispatch_floats(Gated { act, gate, up, stride, out: &out, all_rows, rows });
+        }
+    });
+}
+
+/// What a thread has claimed of a call, and what it takes to compute it.
+struct Claim<'a> {
+    units: Range<usize>,
+    /// Where what it will most likely go on with ends: the units of its own that are left.
+    end: usize,
+    /// What it reads after those.
+    then: &'a [u8],
+    input: &'a Input<'a>,
+    deltas: &'a Deltas<'a>,
+    scratch: &'a mut Scratch,
+    tile: &'a mut Scratch,
+}
+
+/// The threads share the `units` of products with `weights`: each prepares the argument, does its part of the deltas'
+/// first factors, and computes what it claims.
+fn share<'a>(
+    team: &Team,
+    acts: &mut Acts,
+    source: Source,
+    weights: impl Iterator<Item = Weights<'a>> + Clone,
+    units: usize,
+    next: &[Matrix],
+    compute: impl Fn(Claim) + Sync,
+) {
+    let n = source.tokens();
+    if n > MATVEC_TOKENS {
+        acts.set(team, source);
+    }
+    let acts = &*acts;
+    let mut t = vec![0.0; n * t_len(weights.clone())];
+    let deltas = &Deltas::new(weights.clone(), &mut t, n, team.threads());
     team.share(units, least_units(n), |worker| {
         let Worker { scratch, tile, input, idle, place, .. } = worker;
         deltas.ask(n, place);
         let input = &Input::new(team.isa(), source, acts, input);
         deltas.multiply(input, place, scratch);
         let (own, then) = (place.share(units), first_part(next, place));
-        while let Some(claimed) = place.take() {
-            // What a thread has left of its own units is most likely what it reads next.
-            let mine = if own.contains(&claimed.end) { own.end } else { claimed.end };
-            for unit in claimed.clone().step_by(step) {
-                let units = unit..claimed.end.min(unit + step);
-                let rows = jobs[0].rows(&units);
-                let stride = rows.len().next_multiple_of(UNIT);
-                let (gate, up) = tile.get::<f32>(2 * n * stride).split_at_mut(n * stride);
-                for (i, values) in [&mut *gate, &mut *up].into_iter().enumerate() {
-                    let part = |i: usize, units: &Range<usize>| jobs[i].weights.w.part(&jobs[i].rows(units));
-                    let next = match i {
-                        0 => part(1, &units),
-                        _ if units.end < mine => part(0, &(units.end..mine)),
-                        _ => then,
-                    };
-                    let ahead = Ahead { here: part(i, &units), next };
-                    let bias = weights[i].bias;
-                    jobs[i].tile(input, rows.clone(), bias, &deltas, scratch, ahead, values, stride);
-                }
-                team.isa().dispatch_floats(Gated { act, gate, up, stride, out: &out, all_rows, rows });
-            }
+        while let Some(units) = place.take() {
+            let end = if own.contains(&units.start) { own.end } else { units.end };
+            compute(Claim { units, end, then, input, deltas, scratch, tile });
         }
         idle.set(then);
     });
-    keep_columns(team, weights);
+    for Weights { w, .. } in weights {
+        // Keeps what the products were missing.
+        if let Some(columns) = w.columns() {
+            columns.keep_missing(team, &w);
+        }
+    }
 }
 
 /// Units that a thread claims at least of `n` tokens.
@@ -215,18 +234,9 @@ fn least_units(n: usize) -> u32 {
     if n > MATVEC_TOKENS { LEAST_UNITS } else { 1 }
 }
 
-/// Keeps what the products were missing.
-fn keep_columns<'a>(team: &Team, weights: impl IntoIterator<Item = Weights<'a>>) {
-    for Weights { w, .. } in weights {
-        if let Some(columns) = w.columns() {
-            columns.keep_missing(team, &w);
-        }
-    }
-}
-
 /// Values of the products with A of all deltas, for each token.
-fn t_len<'a>(weights: impl IntoIterator<Item = Weights<'a>>) -> usize {
-    weights.into_iter().flat_map(|weights| weights.low_rank.deltas).map(|d| d.factors.t_len()).sum()
+fn t_len<'a>(weights: impl Iterator<Item = Weights<'a>>) -> usize {
+    weights.flat_map(|weights| weights.low_rank.deltas).map(|d| d.factors.t_len()).sum()
 }
 
 /// What a thread reads first when the team shares all rows of `matrices`.
@@ -304,14 +314,14 @@ struct Deltas<'a> {
 }
 
 impl<'a> Deltas<'a> {
-    fn new(
-        weights: impl IntoIterator<Item = Weights<'a>>,
+    fn new<'w: 'a>(
+        weights: impl Iterator<Item = Weights<'w>>,
         t: &'a mut [f32],
         n: usize,
         threads: usize,
     ) -> Self {
         let (mut jobs, mut rest) = (Vec::new(), t);
-        for delta in weights.into_iter().flat_map(|weights| weights.low_rank.deltas) {
+        for delta in weights.flat_map(|weights| weights.low_rank.deltas) {
             let stride = delta.factors.t_len();
             let (part, others) = rest.split_at_mut(n * stride);
             rest = others;
