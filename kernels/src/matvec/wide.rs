@@ -11,6 +11,16 @@ use crate::format::Quantised;
 use crate::isa::{Avx512Vnni, Op, Simd, four, two};
 use std::arch::x86_64::*;
 
+/// Wraps intrinsics: see `isa::x86`.
+macro_rules! op {
+    ($($body:tt)*) => {
+        // SAFETY: an `Avx512Vnni` token is at hand, which proves the instructions; memory is reached only where
+        // the function's own contract allows.
+        unsafe { $($body)* }
+    };
+}
+pub(super) use op;
+
 /// A format with a form of its own for rows in fours.
 pub(crate) trait Wide: Quantised {
     /// Values of a step: 128, or 256 for formats whose halves are unpacked together.
@@ -30,28 +40,34 @@ pub(crate) trait Wide: Quantised {
     /// nothing is subtracted.
     const SUMS: &'static [[(usize, usize); 4]];
 
-    /// Adds the products of step `s` to the chains of N times four rows.
+    /// The chains of four rows with the products of step `s` added. A format has this or [`Wide::steps`].
     ///
     /// # Safety
     /// Each of `rows` points to the blocks of the step, and `acts` has it too.
-    unsafe fn step<const N: usize>(
+    #[inline(always)]
+    unsafe fn step(simd: Avx512Vnni, rows: [*const u8; 4], acts: &Layout, s: usize, acc: __m512) -> __m512 {
+        let mut acc = [acc];
+        op!(Self::steps(simd, [rows], acts, s, &mut acc));
+        acc[0]
+    }
+
+    /// Adds the products of step `s` to the chains of N times four rows.
+    ///
+    /// # Safety
+    /// As [`Wide::step`].
+    #[inline(always)]
+    unsafe fn steps<const N: usize>(
         simd: Avx512Vnni,
         rows: [[*const u8; 4]; N],
         acts: &Layout,
         s: usize,
         acc: &mut [__m512; N],
-    );
+    ) {
+        for (rows, acc) in rows.into_iter().zip(acc) {
+            *acc = op!(Self::step(simd, rows, acts, s, *acc));
+        }
+    }
 }
-
-/// Wraps intrinsics: see `isa::x86`.
-macro_rules! op {
-    ($($body:tt)*) => {
-        // SAFETY: an `Avx512Vnni` token is at hand, which proves the instructions; memory is reached only where
-        // the function's own contract allows.
-        unsafe { $($body)* }
-    };
-}
-pub(super) use op;
 
 /// One token's activations, laid out for a format.
 pub(crate) struct Layout {
@@ -153,7 +169,7 @@ impl<Q: Wide> WideRows<'_, Q> {
                 let at = s * step_bytes;
                 ahead.ask(4 * N * at, 4 * N * step_bytes);
                 let here = starts.map(|four| four.map(|row| row.wrapping_add(at)));
-                op!(Q::step(simd, here, layout, s, &mut acc));
+                op!(Q::steps(simd, here, layout, s, &mut acc));
             }
             if rest > 0 {
                 // The activations there are zero: it does not matter that the blocks behind a row are the next's.
@@ -165,7 +181,7 @@ impl<Q: Wide> WideRows<'_, Q> {
                         *row = padded.as_ptr();
                     }
                 }
-                op!(Q::step(simd, last, layout, steps, &mut acc));
+                op!(Q::steps(simd, last, layout, steps, &mut acc));
             }
             let mut y = [[0.0; 4]; N];
             for (y, &acc) in y.iter_mut().zip(&acc) {

@@ -86,32 +86,30 @@ macro_rules! nibble_step {
             const SUMS: &'static [[(usize, usize); 4]] = &[];
 
             #[inline(always)]
-            unsafe fn step<const N: usize>(
+            unsafe fn step(
                 _: Avx512Vnni,
-                rows: [[*const u8; 4]; N],
+                rows: [*const u8; 4],
                 acts: &Layout,
                 s: usize,
-                acc: &mut [__m512; N],
-            ) {
+                acc: __m512,
+            ) -> __m512 {
                 op! {
-                for (rows, acc) in rows.into_iter().zip(acc) {
-                        let sums = four!(r => {
-                            let w = $unpack(rows[r]);
-                            let even = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w[0], acts.q(4 * s));
-                            let odd = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w[2], acts.q(4 * s + 2));
-                            (
-                                _mm512_dpbusd_epi32(even, w[1], acts.q(4 * s + 1)),
-                                _mm512_dpbusd_epi32(odd, w[3], acts.q(4 * s + 3)),
-                            )
-                        });
-                        let even = reduce(four!(r => sums[r].0));
-                        let odd = reduce(four!(r => sums[r].1));
-                        let [(d0, m0), (d1, m1)] = scales_and_mins(rows);
-                        *acc = acts.chain(2 * s, _mm512_shuffle_i32x4::<LOWER>(even, odd), d0, *acc);
-                        *acc = _mm512_fnmadd_ps(m0, acts.scaled(0, 2 * s), *acc);
-                        *acc = acts.chain(2 * s + 1, _mm512_shuffle_i32x4::<UPPER>(even, odd), d1, *acc);
-                        *acc = _mm512_fnmadd_ps(m1, acts.scaled(0, 2 * s + 1), *acc);
-                    }
+                    let sums = four!(r => {
+                        let w = $unpack(rows[r]);
+                        let even = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w[0], acts.q(4 * s));
+                        let odd = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w[2], acts.q(4 * s + 2));
+                        (
+                            _mm512_dpbusd_epi32(even, w[1], acts.q(4 * s + 1)),
+                            _mm512_dpbusd_epi32(odd, w[3], acts.q(4 * s + 3)),
+                        )
+                    });
+                    let even = reduce(four!(r => sums[r].0));
+                    let odd = reduce(four!(r => sums[r].1));
+                    let [(d0, m0), (d1, m1)] = scales_and_mins(rows);
+                    let acc = acts.chain(2 * s, _mm512_shuffle_i32x4::<LOWER>(even, odd), d0, acc);
+                    let acc = _mm512_fnmadd_ps(m0, acts.scaled(0, 2 * s), acc);
+                    let acc = acts.chain(2 * s + 1, _mm512_shuffle_i32x4::<UPPER>(even, odd), d1, acc);
+                    _mm512_fnmadd_ps(m1, acts.scaled(0, 2 * s + 1), acc)
                 }
             }
         }
@@ -171,44 +169,37 @@ impl Wide for Q6K {
     ];
 
     #[inline(always)]
-    unsafe fn step<const N: usize>(
-        _: Avx512Vnni,
-        rows: [[*const u8; 4]; N],
-        acts: &Layout,
-        s: usize,
-        acc: &mut [__m512; N],
-    ) {
+    unsafe fn step(_: Avx512Vnni, rows: [*const u8; 4], acts: &Layout, s: usize, mut acc: __m512) -> __m512 {
         // [half of the block][half of a run]: scales go to the top byte of a dword, to keep their sign.
         static SCALES: [[Aligned<[u8; 64]>; 2]; 2] = [
             [from_rows(0, [0, 2, 4, 6], 3), from_rows(1, [0, 2, 4, 6], 3)],
             [from_rows(8, [0, 2, 4, 6], 3), from_rows(9, [0, 2, 4, 6], 3)],
         ];
         op! {
-            for (rows, acc) in rows.into_iter().zip(acc) {
-                let d = halves(rows, offset_of!(Q6K, d));
-                let scales = gather(rows, offset_of!(Q6K, scales));
-                for h in 0..2 {
-                    let sums = four!(r => {
-                        let w = sixes(rows[r], h);
-                        let j = 4 * s + 2 * h;
-                        (
-                            _mm512_dpbusd_epi32(acts.init(j), w[0], acts.q(j)),
-                            _mm512_dpbusd_epi32(acts.init(j + 1), w[1], acts.q(j + 1)),
-                        )
-                    });
-                    let low = reduce(four!(r => sums[r].0));
-                    let high = reduce(four!(r => sums[r].1));
-                    let scale = two!(half => {
-                        let top = 0x8888_8888_8888_8888;
-                        let sc = _mm512_maskz_permutexvar_epi8(top, table(&SCALES[h][half]), scales);
-                        _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(sc)), d)
-                    });
-                    let first = _mm512_cvtepi32_ps(_mm512_shuffle_i32x4::<EVEN>(low, high));
-                    let second = _mm512_cvtepi32_ps(_mm512_shuffle_i32x4::<ODD>(low, high));
-                    let value = _mm512_fmadd_ps(second, scale[1], _mm512_mul_ps(first, scale[0]));
-                    *acc = acts.chain_value(2 * s + h, value, *acc);
-                }
+            let d = halves(rows, offset_of!(Q6K, d));
+            let scales = gather(rows, offset_of!(Q6K, scales));
+            for h in 0..2 {
+                let sums = four!(r => {
+                    let w = sixes(rows[r], h);
+                    let j = 4 * s + 2 * h;
+                    (
+                        _mm512_dpbusd_epi32(acts.init(j), w[0], acts.q(j)),
+                        _mm512_dpbusd_epi32(acts.init(j + 1), w[1], acts.q(j + 1)),
+                    )
+                });
+                let low = reduce(four!(r => sums[r].0));
+                let high = reduce(four!(r => sums[r].1));
+                let scale = two!(half => {
+                    let top = 0x8888_8888_8888_8888;
+                    let sc = _mm512_maskz_permutexvar_epi8(top, table(&SCALES[h][half]), scales);
+                    _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(sc)), d)
+                });
+                let first = _mm512_cvtepi32_ps(_mm512_shuffle_i32x4::<EVEN>(low, high));
+                let second = _mm512_cvtepi32_ps(_mm512_shuffle_i32x4::<ODD>(low, high));
+                let value = _mm512_fmadd_ps(second, scale[1], _mm512_mul_ps(first, scale[0]));
+                acc = acts.chain_value(2 * s + h, value, acc);
             }
+            acc
         }
     }
 }
@@ -241,44 +232,37 @@ impl Wide for Iq4Xs {
         &[[(0, 2), (2, 2), (4, 2), (6, 2)], [(8, 2), (10, 2), (12, 2), (14, 2)]];
 
     #[inline(always)]
-    unsafe fn step<const N: usize>(
-        _: Avx512Vnni,
-        rows: [[*const u8; 4]; N],
-        acts: &Layout,
-        s: usize,
-        acc: &mut [__m512; N],
-    ) {
+    unsafe fn step(_: Avx512Vnni, rows: [*const u8; 4], acts: &Layout, s: usize, mut acc: __m512) -> __m512 {
         op! {
-            for (rows, acc) in rows.into_iter().zip(acc) {
-                let values = _mm512_broadcast_i32x4(_mm_loadu_si128(IQ4_BIASED.as_ptr().cast()));
-                let mask = _mm512_set1_epi8(15);
-                let d = halves(rows, offset_of!(Iq4Xs, d));
-                // The upper and the lower bits of the scales of row r in dword r of each lane.
-                let high = four!(r => rows[r].cast::<i32>().read_unaligned());
-                let low = four!(r => rows[r].add(offset_of!(Iq4Xs, scales_l)).cast::<i32>().read_unaligned());
-                let high = _mm512_broadcast_i32x4(_mm_loadu_si128(high.as_ptr().cast()));
-                let low = _mm512_broadcast_i32x4(_mm_loadu_si128(low.as_ptr().cast()));
-                let lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-                for h in 0..2 {
-                    let sums = four!(r => {
-                        let qs = row_vector(rows[r], offset_of!(Iq4Xs, qs) + 64 * h);
-                        let first = _mm512_shuffle_epi8(values, _mm512_and_si512(qs, mask));
-                        let second = _mm512_and_si512(_mm512_srli_epi16::<4>(qs), mask);
-                        let second = _mm512_shuffle_epi8(values, second);
-                        let sum = _mm512_dpbusd_epi32(acts.init(2 * s + h), first, acts.q(4 * s + 2 * h));
-                        _mm512_dpbusd_epi32(sum, second, acts.q(4 * s + 2 * h + 1))
-                    });
-                    // Bits 4b of the lower ones, bits 2b of the upper ones (which start at bit 16) four up.
-                    let base = _mm512_set1_epi32(4 * h as i32);
-                    let b = _mm512_add_epi32(lanes, base);
-                    let low = _mm512_and_si512(_mm512_srlv_epi32(low, _mm512_slli_epi32::<2>(b)), _mm512_set1_epi32(15));
-                    let shift = _mm512_add_epi32(_mm512_slli_epi32::<1>(b), _mm512_set1_epi32(12));
-                    let bits = _mm512_srlv_epi32(high, shift);
-                    let scale = _mm512_ternarylogic_epi32::<AND_OR>(bits, _mm512_set1_epi32(0x30), low);
-                    let scale = _mm512_cvtepi32_ps(_mm512_sub_epi32(scale, _mm512_set1_epi32(32)));
-                    *acc = acts.chain(2 * s + h, reduce(sums), _mm512_mul_ps(scale, d), *acc);
-                }
+            let values = _mm512_broadcast_i32x4(_mm_loadu_si128(IQ4_BIASED.as_ptr().cast()));
+            let mask = _mm512_set1_epi8(15);
+            let d = halves(rows, offset_of!(Iq4Xs, d));
+            // The upper and the lower bits of the scales of row r in dword r of each lane.
+            let high = four!(r => rows[r].cast::<i32>().read_unaligned());
+            let low = four!(r => rows[r].add(offset_of!(Iq4Xs, scales_l)).cast::<i32>().read_unaligned());
+            let high = _mm512_broadcast_i32x4(_mm_loadu_si128(high.as_ptr().cast()));
+            let low = _mm512_broadcast_i32x4(_mm_loadu_si128(low.as_ptr().cast()));
+            let lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+            for h in 0..2 {
+                let sums = four!(r => {
+                    let qs = row_vector(rows[r], offset_of!(Iq4Xs, qs) + 64 * h);
+                    let first = _mm512_shuffle_epi8(values, _mm512_and_si512(qs, mask));
+                    let second = _mm512_and_si512(_mm512_srli_epi16::<4>(qs), mask);
+                    let second = _mm512_shuffle_epi8(values, second);
+                    let sum = _mm512_dpbusd_epi32(acts.init(2 * s + h), first, acts.q(4 * s + 2 * h));
+                    _mm512_dpbusd_epi32(sum, second, acts.q(4 * s + 2 * h + 1))
+                });
+                // Bits 4b of the lower ones, bits 2b of the upper ones (which start at bit 16) four up.
+                let base = _mm512_set1_epi32(4 * h as i32);
+                let b = _mm512_add_epi32(lanes, base);
+                let low = _mm512_and_si512(_mm512_srlv_epi32(low, _mm512_slli_epi32::<2>(b)), _mm512_set1_epi32(15));
+                let shift = _mm512_add_epi32(_mm512_slli_epi32::<1>(b), _mm512_set1_epi32(12));
+                let bits = _mm512_srlv_epi32(high, shift);
+                let scale = _mm512_ternarylogic_epi32::<AND_OR>(bits, _mm512_set1_epi32(0x30), low);
+                let scale = _mm512_cvtepi32_ps(_mm512_sub_epi32(scale, _mm512_set1_epi32(32)));
+                acc = acts.chain(2 * s + h, reduce(sums), _mm512_mul_ps(scale, d), acc);
             }
+            acc
         }
     }
 }
@@ -358,7 +342,7 @@ fn transpose(rows: [__m512i; 4]) -> [__m512i; 4] {
 /// halves. Values of three bits have the next bit above those two in `thirds`, but that of plane 3, for which there is no
 /// room, one lower.
 #[inline(always)]
-unsafe fn planes<Q: Wide, const N: usize>(
+unsafe fn planes<const N: usize>(
     mut bytes: [[__m512i; 4]; N],
     thirds: Option<[[__m512i; 4]; N]>,
     scales: [__m512i; N],
@@ -378,7 +362,7 @@ unsafe fn planes<Q: Wide, const N: usize>(
             }
             let third = _mm512_set1_epi8(((low << 1) & !low) as i8);
             let low = _mm512_set1_epi8(low as i8);
-            let mut sum = [if Q::SUMS.is_empty() { zero } else { acts.init(4 * s + k) }; N];
+            let mut sum = [if thirds.is_some() { acts.init(4 * s + k) } else { zero }; N];
             for j in 0..4 {
                 // Once for all rows.
                 let q = acts.q(16 * s + 4 * k + j);
@@ -424,7 +408,7 @@ impl Wide for Q2K {
     const SUMS: &'static [[(usize, usize); 4]] = &[];
 
     #[inline(always)]
-    unsafe fn step<const N: usize>(
+    unsafe fn steps<const N: usize>(
         _: Avx512Vnni,
         rows: [[*const u8; 4]; N],
         acts: &Layout,
@@ -444,7 +428,7 @@ impl Wide for Q2K {
                 mins[i] = _mm512_permutexvar_epi8(table(&MINS), high);
                 qs[i] = transpose(four!(r => row_vector(rows[i][r], offset_of!(Q2K, qs))));
             }
-            let sums = planes::<Q2K, N>(qs, None, scales, acts, s);
+            let sums = planes(qs, None, scales, acts, s);
             for i in 0..N {
                 let d = plane_halves(rows[i], offset_of!(Q2K, d), &[1.0, 4.0, 16.0, 64.0]);
                 let dmin = halves(rows[i], offset_of!(Q2K, dmin));
@@ -480,7 +464,7 @@ impl Wide for Q3K {
     const SUMS: &'static [[(usize, usize); 4]] = PLANES;
 
     #[inline(always)]
-    unsafe fn step<const N: usize>(
+    unsafe fn steps<const N: usize>(
         _: Avx512Vnni,
         rows: [[*const u8; 4]; N],
         acts: &Layout,
@@ -512,7 +496,7 @@ impl Wide for Q3K {
                     _mm512_gf2p8affine_epi64_epi8::<0>(_mm512_broadcast_i64x4(bits), spread)
                 }));
             }
-            let sums = planes::<Q3K, N>(qs, Some(thirds), scales, acts, s);
+            let sums = planes(qs, Some(thirds), scales, acts, s);
             for i in 0..N {
                 let d = plane_halves(rows[i], offset_of!(Q3K, d), &[1.0, 4.0, 16.0, 32.0]);
                 acc[i] = acts.chain(2 * s + 1, sums[i][1], d, acts.chain(2 * s, sums[i][0], d, acc[i]));

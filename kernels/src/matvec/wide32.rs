@@ -146,31 +146,21 @@ macro_rules! impl_wide {
                 if Self::MINS == 0 { &[[(0, 2), (2, 2), (4, 2), (6, 2)]] } else { &[] };
 
             #[inline(always)]
-            unsafe fn step<const N: usize>(
-                _: Avx512Vnni,
-                rows: [[*const u8; 4]; N],
-                acts: &Layout,
-                s: usize,
-                acc: &mut [__m512; N],
-            ) {
+            unsafe fn step(_: Avx512Vnni, rows: [*const u8; 4], acts: &Layout, s: usize, acc: __m512) -> __m512 {
                 op! {
-                    for (rows, acc) in rows.into_iter().zip(acc) {
-                        let loads = four!(r => (
-                            _mm512_loadu_si512(rows[r].cast()),
-                            _mm512_loadu_si512(rows[r].add(Places::<$format>::SECOND).cast()),
-                        ));
-                        let sums = four!(r => {
-                            let [low, high] = unpack::<$format>(rows[r], loads[r]);
-                            let sum = if $format::MINS == 0 { acts.init(s) } else { _mm512_setzero_si512() };
-                            let sum = _mm512_dpbusd_epi32(sum, low, acts.q(2 * s));
-                            _mm512_dpbusd_epi32(sum, high, acts.q(2 * s + 1))
-                        });
-                        let [d, m] = factors::<$format>(loads);
-                        *acc = acts.chain(s, reduce(sums), d, *acc);
-                        if $format::MINS == 1 {
-                            *acc = _mm512_fmadd_ps(m, acts.scaled(0, s), *acc);
-                        }
-                    }
+                    let loads = four!(r => (
+                        _mm512_loadu_si512(rows[r].cast()),
+                        _mm512_loadu_si512(rows[r].add(Places::<$format>::SECOND).cast()),
+                    ));
+                    let sums = four!(r => {
+                        let [low, high] = unpack::<$format>(rows[r], loads[r]);
+                        let sum = if $format::MINS == 0 { acts.init(s) } else { _mm512_setzero_si512() };
+                        let sum = _mm512_dpbusd_epi32(sum, low, acts.q(2 * s));
+                        _mm512_dpbusd_epi32(sum, high, acts.q(2 * s + 1))
+                    });
+                    let [d, m] = factors::<$format>(loads);
+                    let acc = acts.chain(s, reduce(sums), d, acc);
+                    if $format::MINS == 0 { acc } else { _mm512_fmadd_ps(m, acts.scaled(0, s), acc) }
                 }
             }
         }
